@@ -1,0 +1,104 @@
+//! Every string that crosses the wire, written once: group, labels, annotations, environment variables, ports,
+//! container and volume names, field managers. Whoever needs one of them takes it from here.
+
+/// The API group of both custom resources.
+pub const GROUP: &str = "conch.rs";
+/// The served and stored version of the group.
+pub const VERSION: &str = "v1alpha1";
+
+/// Annotation that a user puts on a workload, and label that admission stamps on its pod template (and so on its
+/// pods): the name of the [`crate::CoordinationPolicy`] in the same namespace.
+pub const POLICY: &str = "conch.rs/policy";
+/// The policy that needs no object: the operator creates it, visibly, in a namespace that asks for it.
+pub const DEFAULT_POLICY: &str = "default";
+/// Annotation on a workload: the election that it joins. Without it the election has the workload's own name.
+pub const ELECTION: &str = "conch.rs/election";
+/// Annotation of an injected pod: `<policy>@<generation>/<sidecar image>`, what was injected.
+pub const INJECTED: &str = "conch.rs/injected";
+/// Label of pods: `leader` or `follower`. A hint for Services, never a lock.
+pub const ROLE: &str = "conch.rs/role";
+/// Value of [`ROLE`] on the pod that leads.
+pub const ROLE_LEADER: &str = "leader";
+/// Value of [`ROLE`] on every other candidate.
+pub const ROLE_FOLLOWER: &str = "follower";
+/// Label of every object that the operator made for an election.
+pub const MANAGED: &str = "conch.rs/managed";
+/// Value of [`MANAGED`].
+pub const MANAGED_VALUE: &str = "true";
+/// Label on what the operator made: the election's name.
+pub const ELECTION_LABEL: &str = "conch.rs/election";
+/// Label of a namespace (value `disabled`) whose pods are never injected.
+pub const INJECTION: &str = "conch.rs/injection";
+
+/// Annotation of a Lease: the record's write id, term and flags, as `conch-stores` encodes them.
+pub const RECORD: &str = "conch.rs/record";
+/// Annotation of a Lease (value `true`): the operator states that no sidecar ever ran for this election.
+pub const FRESH: &str = "conch.rs/fresh";
+/// Annotation of a Lease, whole milliseconds: the longest lease duration that any living pod of the election uses.
+pub const LONGEST_LEASE: &str = "conch.rs/longest-lease-ms";
+/// Annotation of a Lease, JSON [`crate::PodDeletion`]: the operator saw that the leader's pod is being deleted.
+pub const POD_DELETION: &str = "conch.rs/pod-deletion";
+/// Annotation of a Lease: the token of the running term, for people. The sidecar writes it with each renewal.
+pub const TOKEN: &str = "conch.rs/token";
+
+/// What the Lease, Role, RoleBinding and Service of an election are named after: `conch-<election>`.
+pub const OBJECT_PREFIX: &str = "conch-";
+/// Longest name of a policy or an election, so that every name derived from it stays a valid label and name.
+pub const NAME_MAX: usize = 52;
+
+/// Name of the injected init container.
+pub const SIDECAR_CONTAINER: &str = "conch";
+/// Name of the volume with the sidecar's own token.
+pub const TOKEN_VOLUME: &str = "conch-token";
+/// Where the Kubernetes client looks for token, CA and namespace.
+pub const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Path of the sidecar's binary in its image.
+pub const SIDECAR_BINARY: &str = "/conch-sidecar";
+/// Default port of the API, on the loopback addresses of the pod.
+pub const API_PORT: u16 = 4040;
+/// The port of metrics and health, on the pod's address, is the API's plus this.
+pub const METRICS_PORT_OFFSET: u16 = 1;
+
+/// Environment variable that the program's containers get: the base URL of the sidecar's API.
+pub const ENV_URL: &str = "CONCH_URL";
+
+/// Environment variables of the sidecar itself.
+pub mod sidecar_env {
+    /// Name of the pod (downward API).
+    pub const POD_NAME: &str = "CONCH_POD_NAME";
+    /// UID of the pod (downward API).
+    pub const POD_UID: &str = "CONCH_POD_UID";
+    /// Namespace of the pod and of the election (downward API).
+    pub const NAMESPACE: &str = "CONCH_NAMESPACE";
+    /// Name of the election.
+    pub const ELECTION: &str = "CONCH_ELECTION";
+    /// Name of the Lease.
+    pub const LEASE: &str = "CONCH_LEASE";
+    /// Lease duration, whole milliseconds.
+    pub const LEASE_DURATION: &str = "CONCH_LEASE_DURATION_MS";
+    /// Interval of renewals, whole milliseconds.
+    pub const RENEW_INTERVAL: &str = "CONCH_RENEW_INTERVAL_MS";
+    /// Longest time from a program's last check to its last effect, whole milliseconds.
+    pub const STOP_GRACE: &str = "CONCH_STOP_GRACE_MS";
+    /// Longest promise given to the program, whole milliseconds.
+    pub const MAX_PROMISE: &str = "CONCH_MAX_PROMISE_MS";
+    /// Longest lease duration that any living pod of the election uses, whole milliseconds.
+    pub const LONGEST_LEASE: &str = "CONCH_LONGEST_LEASE_MS";
+    /// Number added to each fence to give the token.
+    pub const FENCING_OFFSET: &str = "CONCH_FENCING_OFFSET";
+    /// `Asked` or `None`: see the policy's `program.presence`.
+    pub const PRESENCE: &str = "CONCH_PRESENCE";
+    /// Port of the API.
+    pub const PORT: &str = "CONCH_PORT";
+    /// The image that was injected; an in-place change of it makes the kubelet restart the sidecar alone.
+    pub const IMAGE: &str = "CONCH_IMAGE";
+    /// `text` or `json`.
+    pub const LOG_FORMAT: &str = "CONCH_LOG_FORMAT";
+    /// A `tracing` filter, e.g. `info`.
+    pub const LOG: &str = "CONCH_LOG";
+}
+
+/// Field manager and event source of the operator.
+pub const OPERATOR: &str = "conch-operator";
+/// Field manager of the sidecar.
+pub const SIDECAR: &str = "conch-sidecar";

@@ -1,0 +1,1 @@
+//! Reproducible container images without Docker.

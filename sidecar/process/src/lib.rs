@@ -1,0 +1,1 @@
+//! What both programs need of their process: logging, signals, readiness, serving HTTP.
