@@ -1,11 +1,27 @@
-//! The state machine. (Interface; behaviour follows.)
+//! The state machine: what comes in, and what to do next.
+
 use crate::{
-    io::{Action, Answer, Event, Input, NotCurrent},
-    record::{Identity, Token},
-    time::Moment,
+    io::{Action, EndCause, Event, Failure, FailureKind, Input, NotCurrent, WriteError},
+    record::{Claim, Fence, Identity, Record, Stored, Token, WriteId},
+    register::{Memory, Register},
+    term::{Attempt, InFlight, Purpose, Role, Term},
+    time::{Moment, Span},
     timing::Timing,
 };
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
+
+/// Take-overs are spread over this time, so that not all candidates write at once. The compare-and-set decides.
+const JITTER_MAX: Duration = Duration::from_millis(10);
+
+/// More writes of unknown outcome than this are not kept. A forgotten one that lands later counts as foreign: that costs a
+/// wait, never safety.
+const UNSETTLED_MAX: usize = 16;
+
+/// So many reads in a row that show less than was seen before mean that the store lost history.
+const STALE_READS_MAX: u32 = 3;
+
+/// More events than this are not kept for a driver that does not drain them.
+const EVENTS_MAX: usize = 256;
 
 /// What an elector is told once.
 #[derive(Clone, Debug)]
@@ -22,46 +38,366 @@ pub struct Config {
 
 /// A candidate of one election.
 #[derive(Debug)]
-pub struct Elector {}
+pub struct Elector {
+    pub(crate) config: Config,
+    pub(crate) role: Role,
+    pub(crate) register: Register,
+    pub(crate) memory: Memory,
+    pub(crate) in_flight: Option<InFlight>,
+    /// Writes whose outcome is not known. Each is settled by what is read: its id is seen, or its version is past.
+    pub(crate) unsettled: Vec<Attempt>,
+    /// The newest write of this process that stands in the register, as long as nothing else was seen there.
+    pub(crate) own_latest: Option<WriteId>,
+    pub(crate) highest_fence: Option<Fence>,
+    /// Until when a program may act on what it was promised, its stop grace included.
+    pub(crate) promised: Option<Span>,
+    pub(crate) willing: bool,
+    pub(crate) terminating: bool,
+    pub(crate) cool_down: Option<Span>,
+    pub(crate) failure: Option<FailureKind>,
+    sequence: u64,
+    read_due: bool,
+    not_before: Option<Span>,
+    failures_in_a_row: u32,
+    conflicts_in_a_row: u32,
+    stale_reads_in_a_row: u32,
+    events: VecDeque<Event>,
+}
 
 impl Elector {
     /// Starts a candidate that is not yet [willing](Input::Willing). The driver must already own the socket on which the
     /// program asks: that proves that no earlier process of this pod still answers.
     pub fn new(config: Config) -> Self {
-        let _ = config;
-        Self {}
+        Self {
+            config,
+            role: Role::Following,
+            register: Register::Unseen,
+            memory: Memory::default(),
+            in_flight: None,
+            unsettled: Vec::new(),
+            own_latest: None,
+            highest_fence: None,
+            promised: None,
+            willing: false,
+            terminating: false,
+            cool_down: None,
+            failure: None,
+            sequence: 0,
+            read_due: true,
+            not_before: None,
+            failures_in_a_row: 0,
+            conflicts_in_a_row: 0,
+            stale_reads_in_a_row: 0,
+            events: VecDeque::new(),
+        }
     }
+
     /// Takes note of something that happened.
-    pub fn handle(&mut self, _now: Moment, _input: Input) {}
-    /// The next request to perform, if any. For a write, `now` is the moment from which its validity counts.
-    pub fn poll_action(&mut self, _now: Moment) -> Option<Action> {
-        None
+    pub fn handle(&mut self, now: Moment, input: Input) {
+        self.expire(now);
+        match input {
+            Input::Tick => {}
+            Input::Read(result) => self.on_read(now, result),
+            Input::Written(result) => self.on_written(now, result),
+            Input::Changed(found) => {
+                self.store_answered();
+                self.observe(now, found);
+            }
+            Input::Willing(willing) => self.willing = willing,
+            Input::ProgramStopped => {
+                self.promised = None;
+                self.stop(EndCause::Resigned);
+            }
+            Input::Terminate => {
+                self.terminating = true;
+                self.stop(EndCause::Terminated);
+            }
+        }
     }
-    /// How long the driver may sleep before it calls [`Self::handle`] with [`Input::Tick`]; `None`: until something happens.
-    pub fn poll_timeout(&self, _now: Moment) -> Option<Duration> {
-        None
-    }
-    /// The next event, oldest first.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        None
-    }
-    /// Does this pod lead, until when, with which token? What is promised here is remembered: no release goes out before
-    /// it is over.
-    pub fn answer(&mut self, _now: Moment) -> Answer {
-        Answer { promise: None, reason: crate::Reason::NotContacted, holder: None }
-    }
-    /// Does this pod lead at this moment? For metrics and logs: promises nothing.
-    pub fn leads(&self, _now: Moment) -> bool {
-        false
-    }
+
     /// The program has stopped leading the term with this token: release it now, and leave the lead to others for
     /// `cool_down` (`None`: one renewal interval).
-    pub fn resign(&mut self, _now: Moment, _token: Token, _cool_down: Option<Duration>) -> Result<(), NotCurrent> {
-        Err(NotCurrent { current: None })
+    pub fn resign(&mut self, now: Moment, token: Token, cool_down: Option<Duration>) -> Result<(), NotCurrent> {
+        self.expire(now);
+        match &self.role {
+            Role::Leading(term) | Role::Stopping(term) if term.token == token => {}
+            Role::Leading(term) => return Err(NotCurrent { current: Some(term.token) }),
+            _ => return Err(NotCurrent { current: None }),
+        }
+        self.promised = None;
+        self.stop(EndCause::Resigned);
+        self.cool_down = Some(Span::new(now, cool_down.unwrap_or(self.config.timing.renew_interval())));
+        Ok(())
     }
+
+    /// The next request to perform, if any. For a write, `now` is the moment from which its validity counts.
+    pub fn poll_action(&mut self, now: Moment) -> Option<Action> {
+        self.expire(now);
+        if self.due_in(now)? > Duration::ZERO {
+            return None;
+        }
+        let timeout = self.config.timing.attempt_timeout();
+        if self.read_due {
+            self.in_flight = Some(InFlight::Read);
+            return Some(Action::Read { timeout });
+        }
+        let attempt = self.next_attempt(now)?;
+        let action = Action::Write {
+            record: Box::new(attempt.record.clone()),
+            expected: attempt.expected.clone(),
+            token: self.token_for_people(&attempt.purpose),
+            timeout,
+        };
+        self.in_flight = Some(InFlight::Write(Box::new(attempt)));
+        Some(action)
+    }
+
+    /// How long the driver may sleep before it calls [`Self::handle`] with [`Input::Tick`]; `None`: until something happens.
+    pub fn poll_timeout(&self, now: Moment) -> Option<Duration> {
+        let expiry = match &self.role {
+            Role::Leading(term) => Some(term.validity.surely_left(now)),
+            _ => None,
+        };
+        [self.due_in(now), expiry].into_iter().flatten().min()
+    }
+
+    /// The next event, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
     /// After [`Input::Terminate`]: nothing is left to do, the process may exit. Until then it should go on as long as it
     /// is let.
     pub fn is_done(&self, _now: Moment) -> bool {
-        true
+        let acquiring = |attempt: &Attempt| matches!(attempt.purpose, Purpose::Acquire { .. });
+        self.terminating
+            && matches!(self.role, Role::Following | Role::HistoryLost)
+            && !matches!(self.in_flight, Some(InFlight::Write(_)))
+            && !self.unsettled.iter().any(acquiring)
+    }
+
+    /// In how long [`Self::poll_action`] has something to do, if nothing comes in before. `None`: not by waiting.
+    fn due_in(&self, now: Moment) -> Option<Duration> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let due = match &self.role {
+            Role::HistoryLost => return None,
+            Role::Following if self.terminating && self.unsettled.is_empty() => return None,
+            _ if self.read_due => Duration::ZERO,
+            Role::Following => self.acquire_in(now)?,
+            Role::Leading(term) if self.willing => {
+                Span::new(term.validity.from, self.config.timing.renew_interval()).surely_left(now)
+            }
+            Role::Leading(_) => return None,
+            Role::Stopping(_) => self.promised.map_or(Duration::ZERO, |promised| promised.possibly_left(now)),
+        };
+        Some(due.max(self.not_before.map_or(Duration::ZERO, |span| span.surely_left(now))))
+    }
+
+    /// In how long this candidate may try to acquire.
+    fn acquire_in(&self, now: Moment) -> Option<Duration> {
+        if !self.willing || self.terminating {
+            return None;
+        }
+        let wait = if self.may_reacquire() {
+            Duration::ZERO
+        } else {
+            let configured = self.config.timing.lease().max(self.config.longest_lease);
+            let mut span = self.register.wait(&self.memory, configured)?;
+            span.length += self.jitter();
+            span.possibly_left(now)
+        };
+        Some(wait.max(self.cool_down.map_or(Duration::ZERO, |span| span.possibly_left(now))))
+    }
+
+    /// The record is this pod's own: nobody else can lead, and the compare-and-set fails if somebody else begins to.
+    fn may_reacquire(&self) -> bool {
+        let Some(record) = self.register.record() else { return false };
+        self.register.observation().is_some_and(|observation| !observation.stored.deleting)
+            && (self.own_latest == Some(record.write) || self.is_left_by_own_pod(record))
+    }
+
+    /// Held by an earlier process of this pod, which is dead because this one owns its socket. Its program runs on here.
+    fn is_left_by_own_pod(&self, record: &Record) -> bool {
+        let me = &self.config.identity;
+        matches!(&record.claim, Claim::Held { holder, reacquired: false, .. }
+            if holder.pod_uid == me.pod_uid && holder.nonce != me.nonce)
+    }
+
+    /// The write that is due now.
+    fn next_attempt(&mut self, now: Moment) -> Option<Attempt> {
+        self.sequence += 1;
+        let write = WriteId { nonce: self.config.identity.nonce, sequence: self.sequence };
+        let (purpose, transitions, claim) = match &self.role {
+            Role::Following => {
+                let reacquired = self.register.record().is_some_and(|record| self.is_left_by_own_pod(record));
+                let purpose = Purpose::Acquire { previous: self.register.holder_name(), reacquired };
+                (purpose, self.register.next_transitions(&self.memory), self.held(write, reacquired))
+            }
+            Role::Leading(term) => {
+                let recent = now.shortest_since(term.acquired) < self.config.timing.lease();
+                (Purpose::Renew, term.transitions, self.held(term.id, term.reacquired && recent))
+            }
+            Role::Stopping(term) => (Purpose::Release, term.transitions, Claim::Released { term: term.id }),
+            Role::HistoryLost => return None,
+        };
+        if matches!(purpose, Purpose::Acquire { reacquired: true, .. }) {
+            // The earlier process may have promised the most that the policy allows, a moment before it died.
+            self.remember_promise(now, self.config.timing.max_promise());
+        }
+        Some(Attempt {
+            purpose,
+            record: Record { write, transitions, claim },
+            expected: self.register.version().cloned(),
+            sent: now,
+            fence_floor: self.highest_fence,
+        })
+    }
+
+    fn held(&self, term: WriteId, reacquired: bool) -> Claim {
+        let holder = self.config.identity.clone();
+        Claim::Held { holder, term, lease: self.config.timing.lease(), reacquired }
+    }
+
+    fn token_for_people(&self, purpose: &Purpose) -> Option<Token> {
+        match (&self.role, purpose) {
+            (Role::Leading(term) | Role::Stopping(term), _) => Some(term.token),
+            _ => None,
+        }
+    }
+
+    /// A few milliseconds, different for each candidate and each of its attempts.
+    fn jitter(&self) -> Duration {
+        let seed = self.config.identity.nonce.0 ^ u128::from(self.sequence).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mixed = seed.wrapping_mul(0xDA94_2042_E4DD_58B5_9E37_79B9_7F4A_7C15) >> 64;
+        let micros = mixed % JITTER_MAX.as_micros();
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
+
+    fn on_read(&mut self, now: Moment, result: Result<Option<Stored>, Failure>) {
+        assert!(matches!(self.in_flight.take(), Some(InFlight::Read)), "a read was in flight");
+        match result {
+            Ok(found) => {
+                self.read_due = false;
+                self.store_answered();
+                self.distrust_history(now, found.as_ref());
+                self.observe(now, found);
+            }
+            Err(failure) => self.request_failed(now, failure),
+        }
+    }
+
+    fn on_written(&mut self, now: Moment, result: Result<crate::Written, WriteError>) {
+        let Some(InFlight::Write(attempt)) = self.in_flight.take() else {
+            unreachable!("a write was in flight");
+        };
+        match result {
+            Ok(written) => {
+                self.conflicts_in_a_row = 0;
+                self.store_answered();
+                self.confirm(now, &attempt, &written);
+            }
+            Err(WriteError::Conflict) => {
+                self.store_answered();
+                self.conflicts_in_a_row += 1;
+                if self.conflicts_in_a_row > 1 {
+                    self.not_before = Some(Span::new(now, self.config.timing.retry_delay()));
+                }
+                self.settle_later(*attempt);
+            }
+            Err(WriteError::Failed(failure)) => {
+                self.settle_later(*attempt);
+                self.request_failed(now, failure);
+            }
+        }
+    }
+
+    /// A linearizable read that shows less than what was seen before it was sent: once may be a fault of the store, again and
+    /// again means that the store was put back to an earlier state.
+    fn distrust_history(&mut self, now: Moment, found: Option<&Stored>) {
+        if !found.is_some_and(|stored| self.is_stale(stored)) {
+            self.stale_reads_in_a_row = 0;
+            return;
+        }
+        self.stale_reads_in_a_row += 1;
+        if self.stale_reads_in_a_row == STALE_READS_MAX {
+            self.event(Event::HistoryLost);
+            return self.end(EndCause::HistoryLost);
+        }
+        self.read_due = true;
+        self.not_before = Some(Span::new(now, self.config.timing.retry_delay()));
+    }
+
+    /// Whether the write took effect is asked of the store: only a record that carries its id confirms it.
+    fn settle_later(&mut self, attempt: Attempt) {
+        if self.unsettled.len() == UNSETTLED_MAX {
+            self.unsettled.remove(0);
+        }
+        self.unsettled.push(attempt);
+        self.read_due = true;
+    }
+
+    fn store_answered(&mut self) {
+        self.failure = None;
+        self.failures_in_a_row = 0;
+        self.not_before = None;
+    }
+
+    fn request_failed(&mut self, now: Moment, failure: Failure) {
+        self.failure = Some(failure.kind);
+        self.event(Event::RequestFailed(failure.kind));
+        let timing = &self.config.timing;
+        let left = match &self.role {
+            Role::Leading(term) => Some(term.validity.surely_left(now)),
+            _ => None,
+        };
+        let own_pace = match (failure.kind, left) {
+            // The time that it took was the pause.
+            (FailureKind::Timeout, _) => Duration::ZERO,
+            (_, Some(_)) => timing.retry_delay(),
+            (_, None) => {
+                let doubled = timing.retry_delay().saturating_mul(1 << self.failures_in_a_row.min(8));
+                doubled.min(timing.renew_interval().max(timing.retry_delay()))
+            }
+        };
+        // A store may ask for an hour; a leader has its validity, and a follower must not sleep through a whole lease.
+        let cap = left.map_or(timing.lease(), |left| left / crate::ATTEMPTS).max(own_pace);
+        self.not_before = Some(Span::new(now, failure.retry_after.unwrap_or_default().max(own_pace).min(cap)));
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+    }
+
+    /// Turns a term whose validity is over into no term. Answers don't depend on it: they compare the clock themselves.
+    fn expire(&mut self, now: Moment) {
+        if let Role::Leading(term) = &self.role
+            && term.validity.surely_left(now).is_zero()
+        {
+            self.end(EndCause::Expired);
+        }
+    }
+
+    /// Stops leading while the record is still our own, so that it can be released.
+    pub(crate) fn stop(&mut self, cause: EndCause) {
+        self.role = match std::mem::replace(&mut self.role, Role::Following) {
+            Role::Leading(term) => {
+                self.event(Event::TermEnded { token: term.token, cause });
+                Role::Stopping(term)
+            }
+            other => other,
+        };
+    }
+
+    /// Stops leading, and there is nothing to release.
+    pub(crate) fn end(&mut self, cause: EndCause) {
+        if let Role::Leading(Term { token, .. }) = self.role {
+            self.event(Event::TermEnded { token, cause });
+        }
+        self.role = if cause == EndCause::HistoryLost { Role::HistoryLost } else { Role::Following };
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push_back(event);
+        }
     }
 }

@@ -66,7 +66,7 @@ pub enum Action {
     /// Write the record if the register is still at the expected version.
     Write {
         /// What to write.
-        record: Record,
+        record: Box<Record>,
         /// `None`: create, and fail with a conflict if a record exists.
         expected: Option<Version>,
         /// The token of the running term as far as it is known, for people who look at the record.

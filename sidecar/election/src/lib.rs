@@ -10,9 +10,13 @@
 //! Every call takes the [`Moment`] at which it happens. ARCHITECTURE.md holds the argument why no two programs can rightly
 //! believe at one time that they lead; each rule of it is a test in `tests/`.
 
+mod answer;
 mod elector;
 mod io;
+mod observe;
 mod record;
+mod register;
+mod term;
 mod time;
 mod timing;
 

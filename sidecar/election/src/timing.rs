@@ -15,7 +15,7 @@ pub const ATTEMPTS: u32 = 3;
 
 /// The longest lease that is accepted; an hour without a leader is past any use, and it keeps arithmetic far from
 /// overflow.
-pub const LEASE_MAX: Duration = Duration::from_secs(3_600);
+pub const LEASE_MAX: Duration = Duration::from_hours(1);
 
 /// A combination of durations for which the argument in ARCHITECTURE.md holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,12 +100,12 @@ impl Timing {
 
     /// V = D·(1−ρ)/(1+ρ) − σ: how long a leader may lead, counted from when its last successful write was **sent**.
     pub fn validity(&self) -> Duration {
-        scale_for_rate_error(self.lease) - self.stop_grace
+        scale_for_rate_error(self.lease).saturating_sub(self.stop_grace)
     }
 
     /// A ≤ (V − R)/3: how long one request may take before it is given up and its connection with it.
     pub fn attempt_timeout(&self) -> Duration {
-        ((self.validity() - self.renew_interval) / ATTEMPTS).min(ATTEMPT_MAX)
+        (self.validity().saturating_sub(self.renew_interval) / ATTEMPTS).min(ATTEMPT_MAX)
     }
 
     /// How long to wait after a failed attempt before the next one, where the store did not ask for more.

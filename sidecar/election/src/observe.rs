@@ -1,0 +1,200 @@
+//! What the elector makes of what it sees in the register: its own writes, and everybody else's.
+
+use crate::{
+    elector::Elector,
+    io::{EndCause, Event},
+    record::{Claim, Content, Fence, Record, Stored, Token, Written},
+    register::Register,
+    term::{Attempt, InFlight, Purpose, Role, Term},
+    time::{Moment, Span},
+};
+
+impl Elector {
+    /// Takes note of the register's state, whoever told it.
+    pub(crate) fn observe(&mut self, now: Moment, found: Option<Stored>) {
+        let holder_before = self.register.holder_name();
+        match found {
+            Some(stored) if self.is_stale(&stored) => return,
+            Some(stored) => {
+                self.highest_fence = self.highest_fence.max(stored.fence);
+                self.memory.note(&stored, self.register.incarnation());
+                self.register.replace(now, stored);
+            }
+            None => {
+                self.memory.forget_terms();
+                self.register.remove(now);
+            }
+        }
+        let holder_now = self.register.holder_name();
+        if holder_now != holder_before {
+            self.event(Event::HolderChanged { from: holder_before, to: holder_now });
+        }
+        self.settle(now);
+        self.check_own_record();
+    }
+
+    /// Older than what was seen before: a cache that lags, or a watch that is behind an answer. It says nothing new.
+    pub(crate) fn is_stale(&self, stored: &Stored) -> bool {
+        match (stored.fence, self.highest_fence) {
+            (Some(fence), Some(highest)) => fence < highest,
+            // Without fences only one's own writes can be put in order.
+            _ => match (&stored.content, self.own_latest) {
+                (Content::Record(Record { write, .. }), Some(latest)) => {
+                    write.nonce == latest.nonce && write.sequence < latest.sequence
+                }
+                _ => false,
+            },
+        }
+    }
+
+    /// Confirms the write whose id stands in the record, and drops those that can no longer take effect: their version is
+    /// past and never comes again.
+    fn settle(&mut self, now: Moment) {
+        let seen = self.register.record().map(|record| record.write);
+        if let Some(position) = self.unsettled.iter().position(|attempt| Some(attempt.record.write) == seen) {
+            let attempt = self.unsettled.swap_remove(position);
+            if let Some(observation) = self.register.observation() {
+                let stored = &observation.stored;
+                let written = Written {
+                    version: stored.version.clone(),
+                    incarnation: stored.incarnation.clone(),
+                    fence: stored.fence,
+                };
+                self.confirm(now, &attempt, &written);
+            }
+        }
+        let version = self.register.version().cloned();
+        self.unsettled.retain(|attempt| attempt.expected == version);
+    }
+
+    /// A leader stops at once when the record is not the one that it wrote.
+    fn check_own_record(&mut self) {
+        if self.register.record().is_none_or(|record| record.write.nonce != self.config.identity.nonce) {
+            self.own_latest = None;
+        }
+        let (Role::Leading(term) | Role::Stopping(term)) = &self.role else { return };
+        if let Some(cause) = self.why_not_ours(term) {
+            self.end(cause);
+        }
+    }
+
+    fn why_not_ours(&self, term: &Term) -> Option<EndCause> {
+        let Some(observation) = self.register.observation() else { return Some(EndCause::RecordDeleted) };
+        let stored = &observation.stored;
+        let ours = |record: &Record| {
+            record.write == term.latest_write
+                || matches!(&self.in_flight, Some(InFlight::Write(attempt)) if attempt.record.write == record.write)
+                || self.unsettled.iter().any(|attempt| attempt.record.write == record.write)
+        };
+        match &stored.content {
+            _ if stored.incarnation != term.incarnation => Some(EndCause::RecordReplaced),
+            _ if stored.deleting => Some(EndCause::RecordDeleting),
+            Content::Record(record) if ours(record) => None,
+            Content::Record(Record { claim: Claim::Held { holder, .. }, .. }) if *holder != self.config.identity => {
+                Some(EndCause::OtherHolder)
+            }
+            Content::Unknown(unknown) if unknown.holder.is_some() => Some(EndCause::OtherHolder),
+            _ => Some(EndCause::RecordReplaced),
+        }
+    }
+
+    /// A write of ours took effect. Everything that follows from it counts from when it was **sent**.
+    pub(crate) fn confirm(&mut self, now: Moment, attempt: &Attempt, written: &Written) {
+        if matches!(self.role, Role::HistoryLost) {
+            return;
+        }
+        if let (Some(fence), Some(floor)) = (written.fence, attempt.fence_floor)
+            && fence <= floor
+        {
+            self.event(Event::HistoryLost);
+            return self.end(EndCause::HistoryLost);
+        }
+        self.note_written(now, attempt, written);
+        match &attempt.purpose {
+            Purpose::Acquire { previous, reacquired } => {
+                self.begin(attempt, written, previous.clone(), *reacquired);
+            }
+            Purpose::Renew => self.renewed(now, attempt),
+            Purpose::Release => self.released(attempt),
+        }
+    }
+
+    /// The register is now what was written, unless something newer was seen already.
+    fn note_written(&mut self, now: Moment, attempt: &Attempt, written: &Written) {
+        let newer_seen = matches!((written.fence, self.highest_fence), (Some(fence), Some(highest)) if fence < highest);
+        if newer_seen {
+            if self.register.record().is_some_and(|record| record.write == attempt.record.write) {
+                self.own_latest = Some(attempt.record.write);
+            }
+            return;
+        }
+        self.highest_fence = self.highest_fence.max(written.fence);
+        let stored = Stored {
+            version: written.version.clone(),
+            incarnation: written.incarnation.clone(),
+            fence: written.fence,
+            deleting: false,
+            longest_lease: self.register.observation().and_then(|observation| observation.stored.longest_lease),
+            content: Content::Record(attempt.record.clone()),
+        };
+        self.memory.note(&stored, self.register.incarnation());
+        self.register.replace(now, stored);
+        self.own_latest = Some(attempt.record.write);
+        let version = Some(written.version.clone());
+        self.unsettled.retain(|other| other.expected == version);
+    }
+
+    fn begin(&mut self, attempt: &Attempt, written: &Written, previous: Option<String>, reacquired: bool) {
+        assert!(matches!(self.role, Role::Following), "a term begins only where none is");
+        let Fence(fence) = written.fence.unwrap_or(Fence(u128::from(attempt.record.transitions)));
+        let token = Token(self.config.fencing_offset.saturating_add(fence));
+        self.role = Role::Leading(Term {
+            id: attempt.record.write,
+            token,
+            transitions: attempt.record.transitions,
+            acquired: attempt.sent,
+            validity: Span::new(attempt.sent, self.config.timing.validity()),
+            latest_write: attempt.record.write,
+            incarnation: written.incarnation.clone(),
+            reacquired,
+        });
+        self.event(Event::TermBegan { token, previous, reacquired });
+        // Nothing was promised in this term yet: it can be given back at once.
+        if self.terminating {
+            self.stop(EndCause::Terminated);
+        } else if !self.willing {
+            self.stop(EndCause::Resigned);
+        }
+        // What was seen meanwhile (by a watch that was faster than the answer) may already say that it is over.
+        if matches!(self.register, Register::Present(_)) {
+            self.check_own_record();
+        }
+    }
+
+    fn renewed(&mut self, now: Moment, attempt: &Attempt) {
+        let validity = self.config.timing.validity();
+        let leading = matches!(self.role, Role::Leading(_));
+        let (Role::Leading(term) | Role::Stopping(term)) = &mut self.role else { return };
+        if !matches!(&attempt.record.claim, Claim::Held { term: id, .. } if *id == term.id) {
+            return;
+        }
+        let margin = term.validity.surely_left(now);
+        if attempt.record.write.sequence > term.latest_write.sequence {
+            term.latest_write = attempt.record.write;
+        }
+        if leading {
+            term.extend(now, attempt.sent, validity);
+            self.event(Event::Renewed { latency: now.longest_since(attempt.sent), margin });
+        }
+    }
+
+    fn released(&mut self, attempt: &Attempt) {
+        let Role::Stopping(term) = &self.role else { return };
+        if term.id == attempt.record.term() {
+            let token = term.token;
+            self.role = Role::Following;
+            self.own_latest = None;
+            self.event(Event::Released { token });
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What one process knows of the register, and how long it must wait before it may write itself into it.
+
+use crate::{
+    record::{Claim, Content, Incarnation, Record, Stored, TermId, Version},
+    time::{Moment, Span},
+    timing::LEASE_MAX,
+};
+use std::time::Duration;
+
+/// The last state of the register that this process saw.
+#[derive(Clone, Debug)]
+pub(crate) enum Register {
+    /// Nothing was read yet.
+    Unseen,
+    /// There is no record.
+    Missing {
+        /// When this was first seen.
+        since: Moment,
+    },
+    /// There is one.
+    Present(Box<Observation>),
+}
+
+/// A record, and since when this process knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Observation {
+    pub(crate) stored: Stored,
+    /// First sight of this content in this incarnation. Writes to other parts of the object don't move it.
+    pub(crate) since: Moment,
+}
+
+/// The longest lease and the latest term that were ever seen: what a follower remembers of the register's past.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    longest_lease: Duration,
+    latest_term: Option<(u32, TermId)>,
+}
+
+impl Register {
+    /// The version to compare against when writing; `None`: create.
+    pub(crate) fn version(&self) -> Option<&Version> {
+        self.observation().map(|observation| &observation.stored.version)
+    }
+
+    pub(crate) fn observation(&self) -> Option<&Observation> {
+        match self {
+            Self::Present(observation) => Some(observation),
+            Self::Unseen | Self::Missing { .. } => None,
+        }
+    }
+
+    /// The record, where it is a candidate's.
+    pub(crate) fn record(&self) -> Option<&Record> {
+        match &self.observation()?.stored.content {
+            Content::Record(record) => Some(record),
+            Content::Fresh | Content::Unknown(_) => None,
+        }
+    }
+
+    pub(crate) fn incarnation(&self) -> Option<&Incarnation> {
+        self.observation().map(|observation| &observation.stored.incarnation)
+    }
+
+    pub(crate) fn holder_name(&self) -> Option<String> {
+        self.observation()?.stored.content.holder_name().map(str::to_owned)
+    }
+
+    /// The number of the next term.
+    pub(crate) fn next_transitions(&self, memory: &Memory) -> u32 {
+        let seen = self.record().map(|record| record.transitions);
+        let remembered = memory.latest_term.map(|(transitions, _)| transitions);
+        seen.max(remembered).unwrap_or(0).saturating_add(1)
+    }
+
+    /// Takes note of what is stored now. Content that was seen before keeps its time.
+    pub(crate) fn replace(&mut self, now: Moment, stored: Stored) {
+        let since = match self {
+            Self::Present(seen)
+                if seen.stored.content == stored.content && seen.stored.incarnation == stored.incarnation =>
+            {
+                seen.since
+            }
+            _ => now,
+        };
+        *self = Self::Present(Box::new(Observation { stored, since }));
+    }
+
+    /// Takes note that there is no record. A record that was missing before keeps its time.
+    pub(crate) fn remove(&mut self, now: Moment) {
+        if !matches!(self, Self::Missing { .. }) {
+            *self = Self::Missing { since: now };
+        }
+    }
+
+    /// The span after which a candidate that has nothing to do with the record may take it. `None`: not by waiting.
+    ///
+    /// Only two statements make a register free: `fresh`, by the operator, and `released`, signed by the last holder.
+    /// Everything else (held, missing, cleared, altered, put back) may hide a leader that knows nothing of it: wait as
+    /// long as the longest lease that anybody may count with, from **our** first sight.
+    pub(crate) fn wait(&self, memory: &Memory, configured: Duration) -> Option<Span> {
+        let longest = configured.max(memory.longest_lease);
+        match self {
+            Self::Unseen => None,
+            Self::Missing { since } => Some(Span::new(*since, longest)),
+            Self::Present(observation) if observation.stored.deleting => None,
+            Self::Present(observation) => {
+                let length = match &observation.stored.content {
+                    Content::Fresh => Duration::ZERO,
+                    Content::Record(record) if memory.trusts_release(record) => Duration::ZERO,
+                    Content::Record(_) | Content::Unknown(_) => longest,
+                };
+                Some(Span::new(observation.since, length))
+            }
+        }
+    }
+}
+
+impl Memory {
+    /// Remembers what `stored` says of leases and terms. `incarnation` is the one known before.
+    pub(crate) fn note(&mut self, stored: &Stored, incarnation: Option<&Incarnation>) {
+        if incarnation != Some(&stored.incarnation) {
+            self.latest_term = None;
+        }
+        let mut longest = stored.longest_lease.unwrap_or_default();
+        match &stored.content {
+            Content::Record(record) => {
+                if let Claim::Held { lease, .. } = record.claim {
+                    longest = longest.max(lease);
+                }
+                if self.latest_term.is_none_or(|(transitions, _)| record.transitions >= transitions)
+                    && !self.contradicts(record)
+                {
+                    self.latest_term = Some((record.transitions, record.term()));
+                }
+            }
+            Content::Unknown(unknown) => longest = longest.max(unknown.lease.unwrap_or_default()),
+            Content::Fresh => {}
+        }
+        // A record may ask for any time; more than the longest lease of any policy was not written by a candidate.
+        self.longest_lease = self.longest_lease.max(longest.min(LEASE_MAX));
+    }
+
+    /// A new register has no past terms; how long others may count is still remembered.
+    pub(crate) fn forget_terms(&mut self) {
+        self.latest_term = None;
+    }
+
+    /// A release counts only for the last term: a record of an older one that somebody put back frees nothing.
+    fn trusts_release(&self, record: &Record) -> bool {
+        matches!(record.claim, Claim::Released { .. })
+            && self.latest_term.is_none_or(|(transitions, _)| record.transitions >= transitions)
+            && !self.contradicts(record)
+    }
+
+    /// The same number of terms, but another term: one of the two was put there by hand.
+    fn contradicts(&self, record: &Record) -> bool {
+        self.latest_term
+            .is_some_and(|(transitions, term)| record.transitions == transitions && record.term() != term)
+    }
+}

@@ -1,0 +1,74 @@
+//! A term of this process, and the writes that it has sent for it.
+
+use crate::{
+    record::{Fence, Incarnation, Record, TermId, Token, Version, WriteId},
+    time::{Moment, Span},
+};
+use std::time::Duration;
+
+/// What this process is at the moment.
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    /// Does not lead.
+    Following,
+    /// Leads, as long as the term's validity lasts.
+    Leading(Term),
+    /// Leads no more, but the record is still its own: to be released once every promise is over.
+    Stopping(Term),
+    /// Saw the store go back in time. For ever.
+    HistoryLost,
+}
+
+/// A term of this process.
+#[derive(Clone, Debug)]
+pub(crate) struct Term {
+    pub(crate) id: TermId,
+    pub(crate) token: Token,
+    pub(crate) transitions: u32,
+    /// When the acquiring write was sent.
+    pub(crate) acquired: Moment,
+    /// V, counted from when the latest confirmed write was sent.
+    pub(crate) validity: Span,
+    /// The newest write that is known to have taken effect.
+    pub(crate) latest_write: WriteId,
+    /// The object that the term lives in.
+    pub(crate) incarnation: Incarnation,
+    /// Taken at once from an earlier process of this pod.
+    pub(crate) reacquired: bool,
+}
+
+/// A write that was sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) purpose: Purpose,
+    pub(crate) record: Record,
+    pub(crate) expected: Option<Version>,
+    /// From here its validity counts: before it left, because the store may have applied it at once.
+    pub(crate) sent: Moment,
+    /// The highest fence that was seen before; the write's own must be above it.
+    pub(crate) fence_floor: Option<Fence>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Acquire { previous: Option<String>, reacquired: bool },
+    Renew,
+    Release,
+}
+
+/// The request that is under way.
+#[derive(Clone, Debug)]
+pub(crate) enum InFlight {
+    Read,
+    Write(Box<Attempt>),
+}
+
+impl Term {
+    /// Counts validity from the later of two confirmed writes.
+    pub(crate) fn extend(&mut self, now: Moment, sent: Moment, validity: Duration) {
+        let candidate = Span::new(sent, validity);
+        if candidate.surely_left(now) > self.validity.surely_left(now) {
+            self.validity = candidate;
+        }
+    }
+}
