@@ -29,12 +29,21 @@ enum Action {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Action::Build { profile, output, only } = Arguments::parse().command;
+    let Action::Build {
+        profile,
+        output,
+        only,
+    } = Arguments::parse().command;
     let output = output.unwrap_or_else(|| workspace_directory().join("out"));
+    let programs = if only.is_empty() {
+        Program::ALL.to_vec()
+    } else {
+        only
+    };
     let build = Build {
         profile,
         output,
-        programs: Program::ALL.to_vec(),
+        programs,
     };
     for built in build.run()? {
         println!("{}", built.program.reference());
