@@ -1,6 +1,16 @@
 //! The API of Conch: the custom resources `CoordinationPolicy` and `Election`, and every name that crosses the wire.
 
+pub mod conditions;
+pub mod duration;
+pub mod election;
+pub mod events;
 pub mod names;
+pub mod policy;
+mod rules;
+mod wire_enum;
+
+pub use election::{Election, ElectionStatus};
+pub use policy::{CoordinationPolicy, CoordinationPolicySpec, CoordinationPolicyStatus};
 
 use serde::{Deserialize, Serialize};
 

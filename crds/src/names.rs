@@ -1,6 +1,8 @@
 //! Every string that crosses the wire, written once: group, labels, annotations, environment variables, ports,
 //! container and volume names, field managers. Whoever needs one of them takes it from here.
 
+use sha2::{Digest, Sha256};
+
 /// The API group of both custom resources.
 pub const GROUP: &str = "conch.rs";
 /// The served and stored version of the group.
@@ -102,3 +104,109 @@ pub mod sidecar_env {
 pub const OPERATOR: &str = "conch-operator";
 /// Field manager of the sidecar.
 pub const SIDECAR: &str = "conch-sidecar";
+
+/// Why the text of an [`ELECTION`] annotation names no election.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "\"{0}\" names no election: use at most {NAME_MAX} lower-case letters, digits, '-' and '.', with a letter or digit at \
+     both ends"
+)]
+pub struct InvalidElectionName(String);
+
+/// The election that a workload joins: what its [`ELECTION`] annotation says, else its own name, fitted.
+pub fn election_name(annotation: Option<&str>, workload: &str) -> Result<String, InvalidElectionName> {
+    match annotation {
+        None => Ok(fit_name(workload)),
+        Some(name) if is_valid_name(name) => Ok(name.to_owned()),
+        Some(name) => Err(InvalidElectionName(name.to_owned())),
+    }
+}
+
+/// The name of the Lease, Role and `RoleBinding` of an election.
+pub fn object_name(election: &str) -> String {
+    format!("{OBJECT_PREFIX}{election}")
+}
+
+/// A name of at most [`NAME_MAX`] characters: the name itself where it is short enough, else its beginning and a hash of
+/// the whole.
+pub fn fit_name(name: &str) -> String {
+    if name.len() <= NAME_MAX {
+        return name.to_owned();
+    }
+    let digest = Sha256::digest(name.as_bytes());
+    let hash: String = digest
+        .iter()
+        .take(HASH_DIGITS / 2)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let head = name.floor_char_boundary(NAME_MAX - HASH_DIGITS - 1);
+    format!("{}-{hash}", name[..head].trim_end_matches(['-', '.']))
+}
+
+/// Hexadecimal digits of the hash in a fitted name.
+const HASH_DIGITS: usize = 8;
+
+/// Whether this is the name of an object (a DNS subdomain) that is short enough.
+fn is_valid_name(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .chars()
+                .all(|symbol| symbol.is_ascii_lowercase() || symbol.is_ascii_digit() || symbol == '-')
+    };
+    name.len() <= NAME_MAX && name.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Names that the API server accepts for a Deployment.
+    const SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?){0,2}";
+
+    #[test]
+    fn an_election_has_the_name_of_its_workload_unless_the_annotation_says_otherwise() {
+        assert_eq!(election_name(None, "payments"), Ok("payments".to_owned()));
+        assert_eq!(election_name(Some("ledger"), "payments"), Ok("ledger".to_owned()));
+        assert_eq!(object_name("ledger"), "conch-ledger");
+    }
+
+    #[test]
+    fn an_annotation_that_is_no_name_is_refused_and_never_bent() {
+        for text in [
+            "",
+            "Ledger",
+            "a_b",
+            "-a",
+            "a-",
+            "a..b",
+            ".a",
+            "a b",
+            &"a".repeat(NAME_MAX + 1),
+        ] {
+            let error = election_name(Some(text), "payments").unwrap_err();
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_workload_name_gives_a_valid_election_name(workload in SUBDOMAIN) {
+            let name = fit_name(&workload);
+            prop_assert!(is_valid_name(&name), "{}", name);
+            prop_assert_eq!(fit_name(&name), name.clone());
+            prop_assert!(object_name(&name).len() <= 63);
+        }
+
+        #[test]
+        fn long_names_that_differ_only_at_the_end_stay_different(
+            head in "[a-z][a-z0-9]{51}", one in "[a-z0-9]{1,9}", other in "[a-z0-9]{1,9}",
+        ) {
+            prop_assume!(one != other);
+            prop_assert_ne!(fit_name(&format!("{head}{one}")), fit_name(&format!("{head}{other}")));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The rules that the API server checks in every policy (CEL). The four of the timing say the same as
+//! `conch_election::Timing::new`: a test compares the two over a grid, here and on a real API server.
+
+use crate::names::NAME_MAX;
+use kube::core::{Message, Reason, Rule};
+use schemars::Schema;
+
+/// Adds the rules of a policy's spec.
+pub(crate) fn policy(schema: &mut Schema) {
+    add(schema, [stop_grace_for_corruption()]);
+}
+
+/// Adds the rules of its timing.
+pub(crate) fn timing(schema: &mut Schema) {
+    add(
+        schema,
+        [
+            lease_duration(),
+            renew_interval(),
+            max_promise(),
+            room_for_renewal(),
+        ],
+    );
+}
+
+/// Adds the rule of its fencing offset.
+pub(crate) fn fencing_offset(schema: &mut Schema) {
+    add(schema, [fencing_offset_rises()]);
+}
+
+/// Adds the rule of its resources.
+pub(crate) fn resources(schema: &mut Schema) {
+    add(schema, [requests_within_limits()]);
+}
+
+/// The derive macro of kube does the same, but not for a struct whose defaults come from its `Default`.
+fn add<const COUNT: usize>(schema: &mut Schema, rules: [Rule; COUNT]) {
+    let rules = rules.map(|rule| serde_json::json!(rule));
+    schema.insert("x-kubernetes-validations".to_owned(), rules.to_vec().into());
+}
+
+/// Milliseconds of a duration. CEL's own `getMilliseconds` means the whole in one implementation and the part below a
+/// second in another; the remainder is the same in both.
+fn milliseconds(field: &str) -> String {
+    format!("(self.{field}.getSeconds() * 1000 + self.{field}.getMilliseconds() % 1000)")
+}
+
+/// Renewal interval, three attempts of 250 ms, and the time to stop, in milliseconds.
+fn needed() -> String {
+    format!(
+        "({} + 750 + {})",
+        milliseconds("renewInterval"),
+        milliseconds("stopGrace")
+    )
+}
+
+fn invalid(rule: String, field_path: &str, message: Message) -> Rule {
+    Rule::new(rule)
+        .field_path(field_path)
+        .reason(Reason::FieldValueInvalid)
+        .message(message)
+}
+
+pub(crate) fn policy_name() -> Rule {
+    Rule::new(format!("self.metadata.name.size() <= {NAME_MAX}")).reason(Reason::FieldValueInvalid).message(
+        Message::Expression(format!(
+            "'metadata.name has %d characters, at most {NAME_MAX} are allowed, because it becomes a label of pods'\
+             .format([self.metadata.name.size()])"
+        )),
+    )
+}
+
+fn stop_grace_for_corruption() -> Rule {
+    invalid(
+        "self.consequence != 'Corruption' || self.timing.stopGrace > duration('0s')".to_owned(),
+        ".timing.stopGrace",
+        "stopGrace must be longer than 0s where two leaders mean Corruption: a program needs time from its last look at \
+         its deadline to its last effect; say consequence: DuplicateWork if it does not matter"
+            .into(),
+    )
+}
+
+fn fencing_offset_rises() -> Rule {
+    Rule::new("self >= oldSelf")
+        .reason(Reason::FieldValueForbidden)
+        .message("fencingOffset can only be raised: fencing tokens must never fall")
+}
+
+fn lease_duration() -> Rule {
+    invalid(
+        "self.leaseDuration >= duration('1s') && self.leaseDuration <= duration('3600s') && \
+         self.leaseDuration.getMilliseconds() % 1000 == 0"
+            .to_owned(),
+        ".leaseDuration",
+        "leaseDuration must be a whole number of seconds from 1s to 3600s".into(),
+    )
+}
+
+fn renew_interval() -> Rule {
+    let rule = "self.renewInterval > duration('0s')".to_owned();
+    invalid(
+        rule,
+        ".renewInterval",
+        "renewInterval must be longer than 0s".into(),
+    )
+}
+
+fn max_promise() -> Rule {
+    let rule = "self.maxPromise > duration('0s')".to_owned();
+    invalid(rule, ".maxPromise", "maxPromise must be longer than 0s".into())
+}
+
+/// lease · (1 − ρ) / (1 + ρ) ≥ needed with ρ = 0.1 %, multiplied out: lease · 999 ≥ needed · 1001.
+fn room_for_renewal() -> Rule {
+    let needed = needed();
+    let rule = format!("{} * 999 >= {needed} * 1001", milliseconds("leaseDuration"));
+    let message = format!(
+        "'leaseDuration is %ds: with this renewInterval and stopGrace it must be at least %ds, or renewInterval or \
+         stopGrace must be shorter'.format([self.leaseDuration.getSeconds(), ({needed} * 1001 + 998999) / 999000])"
+    );
+    invalid(rule, ".leaseDuration", Message::Expression(message))
+}
+
+fn requests_within_limits() -> Rule {
+    Rule::new(
+        "self.requests.all(name, !(name in self.limits) || \
+         quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+    )
+    .reason(Reason::FieldValueInvalid)
+    .message("no request may exceed its limit, or no pod with the sidecar could be created")
+}
