@@ -117,16 +117,28 @@ impl Elector {
 
     /// The program has stopped leading the term with this token: release it now, and leave the lead to others for
     /// `cool_down` (`None`: one renewal interval).
-    pub fn resign(&mut self, now: Moment, token: Token, cool_down: Option<Duration>) -> Result<(), NotCurrent> {
+    pub fn resign(
+        &mut self,
+        now: Moment,
+        token: Token,
+        cool_down: Option<Duration>,
+    ) -> Result<(), NotCurrent> {
         self.expire(now);
         match &self.role {
             Role::Leading(term) | Role::Stopping(term) if term.token == token => {}
-            Role::Leading(term) => return Err(NotCurrent { current: Some(term.token) }),
+            Role::Leading(term) => {
+                return Err(NotCurrent {
+                    current: Some(term.token),
+                });
+            }
             _ => return Err(NotCurrent { current: None }),
         }
         self.promised = None;
         self.stop(EndCause::Resigned);
-        self.cool_down = Some(Span::new(now, cool_down.unwrap_or(self.config.timing.renew_interval())));
+        self.cool_down = Some(Span::new(
+            now,
+            cool_down.unwrap_or(self.config.timing.renew_interval()),
+        ));
         Ok(())
     }
 
@@ -190,9 +202,16 @@ impl Elector {
                 Span::new(term.validity.from, self.config.timing.renew_interval()).surely_left(now)
             }
             Role::Leading(_) => return None,
-            Role::Stopping(_) => self.promised.map_or(Duration::ZERO, |promised| promised.possibly_left(now)),
+            Role::Stopping(_) => self
+                .promised
+                .map_or(Duration::ZERO, |promised| promised.possibly_left(now)),
         };
-        Some(due.max(self.not_before.map_or(Duration::ZERO, |span| span.surely_left(now))))
+        Some(
+            due.max(
+                self.not_before
+                    .map_or(Duration::ZERO, |span| span.surely_left(now)),
+            ),
+        )
     }
 
     /// In how long this candidate may try to acquire.
@@ -208,13 +227,22 @@ impl Elector {
             span.length += self.jitter();
             span.possibly_left(now)
         };
-        Some(wait.max(self.cool_down.map_or(Duration::ZERO, |span| span.possibly_left(now))))
+        Some(
+            wait.max(
+                self.cool_down
+                    .map_or(Duration::ZERO, |span| span.possibly_left(now)),
+            ),
+        )
     }
 
     /// The record is this pod's own: nobody else can lead, and the compare-and-set fails if somebody else begins to.
     fn may_reacquire(&self) -> bool {
-        let Some(record) = self.register.record() else { return false };
-        self.register.observation().is_some_and(|observation| !observation.stored.deleting)
+        let Some(record) = self.register.record() else {
+            return false;
+        };
+        self.register
+            .observation()
+            .is_some_and(|observation| !observation.stored.deleting)
             && (self.own_latest == Some(record.write) || self.is_left_by_own_pod(record))
     }
 
@@ -228,18 +256,39 @@ impl Elector {
     /// The write that is due now.
     fn next_attempt(&mut self, now: Moment) -> Option<Attempt> {
         self.sequence += 1;
-        let write = WriteId { nonce: self.config.identity.nonce, sequence: self.sequence };
+        let write = WriteId {
+            nonce: self.config.identity.nonce,
+            sequence: self.sequence,
+        };
         let (purpose, transitions, claim) = match &self.role {
             Role::Following => {
-                let reacquired = self.register.record().is_some_and(|record| self.is_left_by_own_pod(record));
-                let purpose = Purpose::Acquire { previous: self.register.holder_name(), reacquired };
-                (purpose, self.register.next_transitions(&self.memory), self.held(write, reacquired))
+                let reacquired = self
+                    .register
+                    .record()
+                    .is_some_and(|record| self.is_left_by_own_pod(record));
+                let purpose = Purpose::Acquire {
+                    previous: self.register.holder_name(),
+                    reacquired,
+                };
+                (
+                    purpose,
+                    self.register.next_transitions(&self.memory),
+                    self.held(write, reacquired),
+                )
             }
             Role::Leading(term) => {
                 let recent = now.shortest_since(term.acquired) < self.config.timing.lease();
-                (Purpose::Renew, term.transitions, self.held(term.id, term.reacquired && recent))
+                (
+                    Purpose::Renew,
+                    term.transitions,
+                    self.held(term.id, term.reacquired && recent),
+                )
             }
-            Role::Stopping(term) => (Purpose::Release, term.transitions, Claim::Released { term: term.id }),
+            Role::Stopping(term) => (
+                Purpose::Release,
+                term.transitions,
+                Claim::Released { term: term.id },
+            ),
             Role::HistoryLost => return None,
         };
         if matches!(purpose, Purpose::Acquire { reacquired: true, .. }) {
@@ -248,7 +297,11 @@ impl Elector {
         }
         Some(Attempt {
             purpose,
-            record: Record { write, transitions, claim },
+            record: Record {
+                write,
+                transitions,
+                claim,
+            },
             expected: self.register.version().cloned(),
             sent: now,
             fence_floor: self.highest_fence,
@@ -257,7 +310,12 @@ impl Elector {
 
     fn held(&self, term: WriteId, reacquired: bool) -> Claim {
         let holder = self.config.identity.clone();
-        Claim::Held { holder, term, lease: self.config.timing.lease(), reacquired }
+        Claim::Held {
+            holder,
+            term,
+            lease: self.config.timing.lease(),
+            reacquired,
+        }
     }
 
     fn token_for_people(&self, purpose: &Purpose) -> Option<Token> {
@@ -269,14 +327,18 @@ impl Elector {
 
     /// A few milliseconds, different for each candidate and each of its attempts.
     fn jitter(&self) -> Duration {
-        let seed = self.config.identity.nonce.0 ^ u128::from(self.sequence).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let seed =
+            self.config.identity.nonce.0 ^ u128::from(self.sequence).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mixed = seed.wrapping_mul(0xDA94_2042_E4DD_58B5_9E37_79B9_7F4A_7C15) >> 64;
         let micros = mixed % JITTER_MAX.as_micros();
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))
     }
 
     fn on_read(&mut self, now: Moment, result: Result<Option<Stored>, Failure>) {
-        assert!(matches!(self.in_flight.take(), Some(InFlight::Read)), "a read was in flight");
+        assert!(
+            matches!(self.in_flight.take(), Some(InFlight::Read)),
+            "a read was in flight"
+        );
         match result {
             Ok(found) => {
                 self.read_due = false;
@@ -357,13 +419,20 @@ impl Elector {
             (FailureKind::Timeout, _) => Duration::ZERO,
             (_, Some(_)) => timing.retry_delay(),
             (_, None) => {
-                let doubled = timing.retry_delay().saturating_mul(1 << self.failures_in_a_row.min(8));
+                let doubled = timing
+                    .retry_delay()
+                    .saturating_mul(1 << self.failures_in_a_row.min(8));
                 doubled.min(timing.renew_interval().max(timing.retry_delay()))
             }
         };
         // A store may ask for an hour; a leader has its validity, and a follower must not sleep through a whole lease.
-        let cap = left.map_or(timing.lease(), |left| left / crate::ATTEMPTS).max(own_pace);
-        self.not_before = Some(Span::new(now, failure.retry_after.unwrap_or_default().max(own_pace).min(cap)));
+        let cap = left
+            .map_or(timing.lease(), |left| left / crate::ATTEMPTS)
+            .max(own_pace);
+        self.not_before = Some(Span::new(
+            now,
+            failure.retry_after.unwrap_or_default().max(own_pace).min(cap),
+        ));
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
     }
 
@@ -380,7 +449,10 @@ impl Elector {
     pub(crate) fn stop(&mut self, cause: EndCause) {
         self.role = match std::mem::replace(&mut self.role, Role::Following) {
             Role::Leading(term) => {
-                self.event(Event::TermEnded { token: term.token, cause });
+                self.event(Event::TermEnded {
+                    token: term.token,
+                    cause,
+                });
                 Role::Stopping(term)
             }
             other => other,
@@ -392,7 +464,11 @@ impl Elector {
         if let Role::Leading(Term { token, .. }) = self.role {
             self.event(Event::TermEnded { token, cause });
         }
-        self.role = if cause == EndCause::HistoryLost { Role::HistoryLost } else { Role::Following };
+        self.role = if cause == EndCause::HistoryLost {
+            Role::HistoryLost
+        } else {
+            Role::Following
+        };
     }
 
     pub(crate) fn event(&mut self, event: Event) {

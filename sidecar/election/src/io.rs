@@ -205,7 +205,9 @@ impl Reason {
         match self {
             Self::Leading => "This pod leads.",
             Self::NotContacted => "The store has not answered yet since the sidecar started.",
-            Self::NotAsked => "This pod is no candidate: its program has not asked to lead, or is not healthy.",
+            Self::NotAsked => {
+                "This pod is no candidate: its program has not asked to lead, or is not healthy."
+            }
             Self::OtherLeads => "Another pod holds the lease.",
             Self::RecordUnknown => {
                 "The record is missing or was altered from outside; a whole lease must pass before anybody may lead."
@@ -213,7 +215,9 @@ impl Reason {
             Self::Acquiring => "Nobody leads; this pod is trying to.",
             Self::StoreUnavailable => "The store does not answer.",
             Self::StoreDenied => "The store refuses this pod: check its Role, RoleBinding and token.",
-            Self::StoreInvalid => "The store answers with something that cannot be used; see the sidecar's log.",
+            Self::StoreInvalid => {
+                "The store answers with something that cannot be used; see the sidecar's log."
+            }
             Self::CoolingDown => "This pod resigned a moment ago and leaves the lead to others.",
             Self::Terminating => "This pod is shutting down.",
             Self::HistoryLost => {

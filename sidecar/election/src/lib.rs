@@ -25,8 +25,8 @@ pub use io::{
     Action, Answer, EndCause, Event, Failure, FailureKind, Input, NotCurrent, Promise, Reason, WriteError,
 };
 pub use record::{
-    Claim, Content, Fence, Identity, Incarnation, Nonce, Record, Stored, TermId, Token, Unknown, Version, WriteId,
-    Written,
+    Claim, Content, Fence, Identity, Incarnation, Nonce, Record, Stored, TermId, Token, Unknown, Version,
+    WriteId, Written,
 };
 pub use time::{CLOCK_RATE_ERROR_PPM, Moment};
 pub use timing::{ATTEMPT_MAX, ATTEMPT_MIN, ATTEMPTS, LEASE_MAX, Timing, UnsafeTiming};

@@ -13,6 +13,7 @@ impl Elector {
     /// Takes note of the register's state, whoever told it.
     pub(crate) fn observe(&mut self, now: Moment, found: Option<Stored>) {
         let holder_before = self.register.holder_name();
+        let incarnation_before = self.register.incarnation().cloned();
         match found {
             Some(stored) if self.is_stale(&stored) => return,
             Some(stored) => {
@@ -27,7 +28,13 @@ impl Elector {
         }
         let holder_now = self.register.holder_name();
         if holder_now != holder_before {
-            self.event(Event::HolderChanged { from: holder_before, to: holder_now });
+            self.event(Event::HolderChanged {
+                from: holder_before,
+                to: holder_now,
+            });
+        }
+        if self.register.incarnation() != incarnation_before.as_ref() {
+            self.own_latest = None;
         }
         self.settle(now);
         self.check_own_record();
@@ -51,7 +58,11 @@ impl Elector {
     /// past and never comes again.
     fn settle(&mut self, now: Moment) {
         let seen = self.register.record().map(|record| record.write);
-        if let Some(position) = self.unsettled.iter().position(|attempt| Some(attempt.record.write) == seen) {
+        if let Some(position) = self
+            .unsettled
+            .iter()
+            .position(|attempt| Some(attempt.record.write) == seen)
+        {
             let attempt = self.unsettled.swap_remove(position);
             if let Some(observation) = self.register.observation() {
                 let stored = &observation.stored;
@@ -69,30 +80,43 @@ impl Elector {
 
     /// A leader stops at once when the record is not the one that it wrote.
     fn check_own_record(&mut self) {
-        if self.register.record().is_none_or(|record| record.write.nonce != self.config.identity.nonce) {
+        if self
+            .register
+            .record()
+            .is_none_or(|record| record.write.nonce != self.config.identity.nonce)
+        {
             self.own_latest = None;
         }
-        let (Role::Leading(term) | Role::Stopping(term)) = &self.role else { return };
+        let (Role::Leading(term) | Role::Stopping(term)) = &self.role else {
+            return;
+        };
         if let Some(cause) = self.why_not_ours(term) {
+            self.own_latest = None;
             self.end(cause);
         }
     }
 
     fn why_not_ours(&self, term: &Term) -> Option<EndCause> {
-        let Some(observation) = self.register.observation() else { return Some(EndCause::RecordDeleted) };
+        let Some(observation) = self.register.observation() else {
+            return Some(EndCause::RecordDeleted);
+        };
         let stored = &observation.stored;
         let ours = |record: &Record| {
             record.write == term.latest_write
                 || matches!(&self.in_flight, Some(InFlight::Write(attempt)) if attempt.record.write == record.write)
-                || self.unsettled.iter().any(|attempt| attempt.record.write == record.write)
+                || self
+                    .unsettled
+                    .iter()
+                    .any(|attempt| attempt.record.write == record.write)
         };
         match &stored.content {
             _ if stored.incarnation != term.incarnation => Some(EndCause::RecordReplaced),
             _ if stored.deleting => Some(EndCause::RecordDeleting),
             Content::Record(record) if ours(record) => None,
-            Content::Record(Record { claim: Claim::Held { holder, .. }, .. }) if *holder != self.config.identity => {
-                Some(EndCause::OtherHolder)
-            }
+            Content::Record(Record {
+                claim: Claim::Held { holder, .. },
+                ..
+            }) if *holder != self.config.identity => Some(EndCause::OtherHolder),
             Content::Unknown(unknown) if unknown.holder.is_some() => Some(EndCause::OtherHolder),
             _ => Some(EndCause::RecordReplaced),
         }
@@ -121,9 +145,14 @@ impl Elector {
 
     /// The register is now what was written, unless something newer was seen already.
     fn note_written(&mut self, now: Moment, attempt: &Attempt, written: &Written) {
-        let newer_seen = matches!((written.fence, self.highest_fence), (Some(fence), Some(highest)) if fence < highest);
+        let newer_seen =
+            matches!((written.fence, self.highest_fence), (Some(fence), Some(highest)) if fence < highest);
         if newer_seen {
-            if self.register.record().is_some_and(|record| record.write == attempt.record.write) {
+            if self
+                .register
+                .record()
+                .is_some_and(|record| record.write == attempt.record.write)
+            {
                 self.own_latest = Some(attempt.record.write);
             }
             return;
@@ -134,7 +163,10 @@ impl Elector {
             incarnation: written.incarnation.clone(),
             fence: written.fence,
             deleting: false,
-            longest_lease: self.register.observation().and_then(|observation| observation.stored.longest_lease),
+            longest_lease: self
+                .register
+                .observation()
+                .and_then(|observation| observation.stored.longest_lease),
             content: Content::Record(attempt.record.clone()),
         };
         self.memory.note(&stored, self.register.incarnation());
@@ -145,8 +177,13 @@ impl Elector {
     }
 
     fn begin(&mut self, attempt: &Attempt, written: &Written, previous: Option<String>, reacquired: bool) {
-        assert!(matches!(self.role, Role::Following), "a term begins only where none is");
-        let Fence(fence) = written.fence.unwrap_or(Fence(u128::from(attempt.record.transitions)));
+        assert!(
+            matches!(self.role, Role::Following),
+            "a term begins only where none is"
+        );
+        let Fence(fence) = written
+            .fence
+            .unwrap_or(Fence(u128::from(attempt.record.transitions)));
         let token = Token(self.config.fencing_offset.saturating_add(fence));
         self.role = Role::Leading(Term {
             id: attempt.record.write,
@@ -158,7 +195,11 @@ impl Elector {
             incarnation: written.incarnation.clone(),
             reacquired,
         });
-        self.event(Event::TermBegan { token, previous, reacquired });
+        self.event(Event::TermBegan {
+            token,
+            previous,
+            reacquired,
+        });
         // Nothing was promised in this term yet: it can be given back at once.
         if self.terminating {
             self.stop(EndCause::Terminated);
@@ -174,7 +215,9 @@ impl Elector {
     fn renewed(&mut self, now: Moment, attempt: &Attempt) {
         let validity = self.config.timing.validity();
         let leading = matches!(self.role, Role::Leading(_));
-        let (Role::Leading(term) | Role::Stopping(term)) = &mut self.role else { return };
+        let (Role::Leading(term) | Role::Stopping(term)) = &mut self.role else {
+            return;
+        };
         if !matches!(&attempt.record.claim, Claim::Held { term: id, .. } if *id == term.id) {
             return;
         }
@@ -184,7 +227,10 @@ impl Elector {
         }
         if leading {
             term.extend(now, attempt.sent, validity);
-            self.event(Event::Renewed { latency: now.longest_since(attempt.sent), margin });
+            self.event(Event::Renewed {
+                latency: now.longest_since(attempt.sent),
+                margin,
+            });
         }
     }
 

@@ -141,7 +141,10 @@ impl Content {
     /// The holder that the record names, for people.
     pub fn holder_name(&self) -> Option<&str> {
         match self {
-            Self::Record(Record { claim: Claim::Held { holder, .. }, .. }) => Some(&holder.pod),
+            Self::Record(Record {
+                claim: Claim::Held { holder, .. },
+                ..
+            }) => Some(&holder.pod),
             Self::Unknown(unknown) => unknown.holder.as_deref(),
             Self::Record(_) | Self::Fresh => None,
         }

@@ -34,6 +34,8 @@ pub(crate) struct Observation {
 pub(crate) struct Memory {
     longest_lease: Duration,
     latest_term: Option<(u32, TermId)>,
+    /// A candidate's record was seen, in whatever incarnation.
+    candidate_seen: bool,
 }
 
 impl Register {
@@ -58,11 +60,16 @@ impl Register {
     }
 
     pub(crate) fn incarnation(&self) -> Option<&Incarnation> {
-        self.observation().map(|observation| &observation.stored.incarnation)
+        self.observation()
+            .map(|observation| &observation.stored.incarnation)
     }
 
     pub(crate) fn holder_name(&self) -> Option<String> {
-        self.observation()?.stored.content.holder_name().map(str::to_owned)
+        self.observation()?
+            .stored
+            .content
+            .holder_name()
+            .map(str::to_owned)
     }
 
     /// The number of the next term.
@@ -105,9 +112,10 @@ impl Register {
             Self::Present(observation) if observation.stored.deleting => None,
             Self::Present(observation) => {
                 let length = match &observation.stored.content {
-                    Content::Fresh => Duration::ZERO,
+                    // Whoever saw a candidate knows better than a mark that says that there never was one.
+                    Content::Fresh if !memory.candidate_seen => Duration::ZERO,
                     Content::Record(record) if memory.trusts_release(record) => Duration::ZERO,
-                    Content::Record(_) | Content::Unknown(_) => longest,
+                    Content::Fresh | Content::Record(_) | Content::Unknown(_) => longest,
                 };
                 Some(Span::new(observation.since, length))
             }
@@ -124,10 +132,13 @@ impl Memory {
         let mut longest = stored.longest_lease.unwrap_or_default();
         match &stored.content {
             Content::Record(record) => {
+                self.candidate_seen = true;
                 if let Claim::Held { lease, .. } = record.claim {
                     longest = longest.max(lease);
                 }
-                if self.latest_term.is_none_or(|(transitions, _)| record.transitions >= transitions)
+                if self
+                    .latest_term
+                    .is_none_or(|(transitions, _)| record.transitions >= transitions)
                     && !self.contradicts(record)
                 {
                     self.latest_term = Some((record.transitions, record.term()));
@@ -148,7 +159,9 @@ impl Memory {
     /// A release counts only for the last term: a record of an older one that somebody put back frees nothing.
     fn trusts_release(&self, record: &Record) -> bool {
         matches!(record.claim, Claim::Released { .. })
-            && self.latest_term.is_none_or(|(transitions, _)| record.transitions >= transitions)
+            && self
+                .latest_term
+                .is_none_or(|(transitions, _)| record.transitions >= transitions)
             && !self.contradicts(record)
     }
 

@@ -51,7 +51,10 @@ pub(crate) struct Attempt {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    Acquire { previous: Option<String>, reacquired: bool },
+    Acquire {
+        previous: Option<String>,
+        reacquired: bool,
+    },
     Renew,
     Release,
 }

@@ -67,7 +67,9 @@ impl Timing {
         if max_promise.is_zero() {
             return Err(UnsafeTiming::MaxPromise);
         }
-        let needed = renew_interval.saturating_add(ATTEMPT_MIN * ATTEMPTS).saturating_add(stop_grace);
+        let needed = renew_interval
+            .saturating_add(ATTEMPT_MIN * ATTEMPTS)
+            .saturating_add(stop_grace);
         if scale_for_rate_error(lease) < needed {
             let mut lease_min = Duration::from_secs(needed.as_secs());
             while scale_for_rate_error(lease_min) < needed {
@@ -75,7 +77,12 @@ impl Timing {
             }
             return Err(UnsafeTiming::NoRoom { lease, lease_min });
         }
-        Ok(Self { lease, renew_interval, stop_grace, max_promise })
+        Ok(Self {
+            lease,
+            renew_interval,
+            stop_grace,
+            max_promise,
+        })
     }
 
     /// D: the lease duration that goes into the record.
@@ -146,7 +153,10 @@ mod tests {
     #[test]
     fn the_default_leaves_twelve_seconds_and_three_attempts() {
         let timing = timing(15_000, 2_000, 3_000).unwrap();
-        assert!(timing.validity() > Duration::from_millis(11_970) && timing.validity() < Duration::from_millis(11_971));
+        assert!(
+            timing.validity() > Duration::from_millis(11_970)
+                && timing.validity() < Duration::from_millis(11_971)
+        );
         assert!(timing.renew_interval() + timing.attempt_timeout() * ATTEMPTS <= timing.validity());
     }
 
@@ -155,12 +165,21 @@ mod tests {
         let error = timing(6_000, 2_000, 5_000).unwrap_err();
         assert_eq!(
             error,
-            UnsafeTiming::NoRoom { lease: Duration::from_secs(6), lease_min: Duration::from_secs(8) }
+            UnsafeTiming::NoRoom {
+                lease: Duration::from_secs(6),
+                lease_min: Duration::from_secs(8)
+            }
         );
         assert!(error.to_string().contains("at least 8s"), "{error}");
         assert!(timing(8_000, 2_000, 5_000).is_ok());
-        assert_eq!(timing(1_500, 100, 0).unwrap_err(), UnsafeTiming::Lease(Duration::from_millis(1_500)));
-        assert_eq!(timing(500, 100, 0).unwrap_err(), UnsafeTiming::Lease(Duration::from_millis(500)));
+        assert_eq!(
+            timing(1_500, 100, 0).unwrap_err(),
+            UnsafeTiming::Lease(Duration::from_millis(1_500))
+        );
+        assert_eq!(
+            timing(500, 100, 0).unwrap_err(),
+            UnsafeTiming::Lease(Duration::from_millis(500))
+        );
         assert_eq!(timing(15_000, 0, 0).unwrap_err(), UnsafeTiming::RenewInterval);
     }
 
@@ -168,7 +187,9 @@ mod tests {
     fn validity_plus_grace_never_reaches_the_lease() {
         for lease_s in 1..=60_u64 {
             for grace_ms in (0..lease_s * 1_000).step_by(250) {
-                let Ok(timing) = timing(lease_s * 1_000, 100, grace_ms) else { continue };
+                let Ok(timing) = timing(lease_s * 1_000, 100, grace_ms) else {
+                    continue;
+                };
                 assert!(timing.validity() + timing.stop_grace() < timing.lease());
             }
         }

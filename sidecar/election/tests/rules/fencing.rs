@@ -1,0 +1,86 @@
+//! Tokens only rise, and a store that lost history is noticed.
+
+use crate::world::*;
+use conch_election::{Config, Content, Event, Input, Reason, Token};
+
+#[test]
+fn the_token_is_the_fence_of_the_acquiring_write_plus_the_offset_and_does_not_change_in_the_term() {
+    let mut register = Register::fresh();
+    let mut elector = willing(Config {
+        fencing_offset: 1_000_000,
+        ..config(1)
+    });
+    register.run_until(&mut elector, 0, 20);
+    let first = token(&mut elector, 20).unwrap();
+    assert_eq!(first, Token(1_000_000 + 2));
+    register.run_until(&mut elector, 20, 60_000);
+    assert_eq!(token(&mut elector, 60_000).unwrap(), first);
+    assert!(register.fence > 20, "it renewed");
+}
+
+#[test]
+fn tokens_rise_through_deletion_of_the_record() {
+    let (mut first, mut register) = leader();
+    let before = token(&mut first, 1_000).unwrap();
+    register.delete();
+    let mut second = follower(&mut register, 1_000);
+    register.run_until(&mut second, 1_000, 16_020);
+    assert!(token(&mut second, 16_020).unwrap() > before);
+}
+
+#[test]
+fn the_order_of_printed_tokens_is_their_order() {
+    assert!(Token(9).to_string() < Token(10).to_string());
+    assert_eq!(Token(81_234).to_string(), "00000000000000081234");
+}
+
+#[test]
+fn a_write_that_comes_back_below_what_was_seen_stops_this_process_for_good() {
+    let (mut elector, mut register) = leader();
+    elector.handle(at(2_020), Input::Tick);
+    let (record, _) = expect_write(elector.poll_action(at(2_020)));
+    // The store was put back to an earlier state, and by chance the versions fit.
+    register.fence = 0;
+    register.put(Content::Record(record));
+    let stored = register.stored.clone().unwrap();
+    let written = conch_election::Written {
+        version: stored.version,
+        incarnation: stored.incarnation,
+        fence: stored.fence,
+    };
+    elector.handle(at(2_030), Input::Written(Ok(written)));
+    assert_eq!(elector.answer(at(2_030)).reason, Reason::HistoryLost);
+    assert!(events(&mut elector).contains(&Event::HistoryLost));
+    register.put(Content::Fresh);
+    register.tell(&mut elector, at(3_000));
+    register.run_until(&mut elector, 3_000, 100_000);
+    assert_eq!(elector.answer(at(100_000)).promise, None);
+    assert_eq!(elector.answer(at(100_000)).reason, Reason::HistoryLost);
+}
+
+#[test]
+fn reads_that_stay_below_what_was_seen_say_that_the_store_lost_history() {
+    let (mut elector, mut register) = leader();
+    register.run_until(&mut elector, 20, 10_000);
+    register.fence = 0;
+    register.stored = None;
+    register.put(held_by(1, 1, LEASE));
+    register.run_until(&mut elector, 10_000, 20_000);
+    assert_eq!(elector.answer(at(20_000)).reason, Reason::HistoryLost);
+}
+
+#[test]
+fn a_single_stale_read_is_forgiven() {
+    let (mut elector, mut register) = leader();
+    let old = register.stored.clone();
+    register.run_until(&mut elector, 20, 2_020);
+    register.touch();
+    elector.handle(at(4_020), Input::Tick);
+    let (record, expected) = expect_write(elector.poll_action(at(4_020)));
+    let result = register.write(&record, expected.as_ref());
+    elector.handle(at(4_030), Input::Written(result));
+    assert!(elector.poll_action(at(4_030)).is_some());
+    elector.handle(at(4_040), Input::Read(Ok(old)));
+    register.run_until(&mut elector, 4_041, 8_000);
+    assert!(elector.leads(at(8_000)));
+}

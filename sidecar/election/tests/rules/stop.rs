@@ -1,0 +1,151 @@
+//! A leader watches its own record and stops at once; it never takes a term over that is not provably its own.
+
+use crate::world::*;
+use conch_election::{Claim, Config, Content, EndCause, Event, Identity, Input, Nonce};
+
+fn ends_with(meddle: impl FnOnce(&mut Register), cause: EndCause) {
+    let (mut elector, mut register) = leader();
+    let token = token(&mut elector, 1_000).unwrap();
+    meddle(&mut register);
+    register.tell(&mut elector, at(1_010));
+    assert_eq!(elector.answer(at(1_010)).promise, None, "{cause:?}");
+    assert!(
+        events(&mut elector).contains(&Event::TermEnded { token, cause }),
+        "{cause:?}"
+    );
+    // And it touches nothing that is not its own.
+    let before = register.stored.clone();
+    register.run(&mut elector, at(1_020));
+    assert_eq!(register.stored, before, "{cause:?}");
+}
+
+#[test]
+fn a_leader_stops_at_once_when_the_record_is_not_its_own() {
+    ends_with(
+        |register| register.put(held_by(2, 2, LEASE)),
+        EndCause::OtherHolder,
+    );
+    ends_with(|register| register.put(unknown("kubectl")), EndCause::OtherHolder);
+    ends_with(|register| register.put(unknown("")), EndCause::RecordReplaced);
+    ends_with(|register| register.put(Content::Fresh), EndCause::RecordReplaced);
+    ends_with(Register::delete, EndCause::RecordDeleted);
+    ends_with(
+        |register| {
+            register.touch();
+            register.stored.as_mut().unwrap().deleting = true;
+        },
+        EndCause::RecordDeleting,
+    );
+}
+
+#[test]
+fn a_leader_stops_when_its_own_record_stands_in_another_object() {
+    ends_with(
+        |register| {
+            let content = register.stored.clone().unwrap().content;
+            register.delete();
+            register.put(content);
+        },
+        EndCause::RecordReplaced,
+    );
+}
+
+#[test]
+fn who_lost_its_record_waits_like_everybody_else() {
+    let (mut elector, mut register) = leader();
+    register.delete();
+    register.tell(&mut elector, at(1_000));
+    let first = first_write(&mut elector, 1_000, 60_000).unwrap();
+    assert!(first >= 16_000, "tries at {first} ms");
+}
+
+#[test]
+fn an_expired_leader_whose_record_nobody_touched_leads_again_with_a_new_token() {
+    let (mut elector, mut register) = leader();
+    let first = token(&mut elector, 1_000).unwrap();
+    assert_eq!(token(&mut elector, 20_000), None);
+    register.run(&mut elector, at(20_000));
+    let second = token(&mut elector, 20_001).unwrap();
+    assert!(second > first);
+}
+
+#[test]
+fn a_stale_watch_event_does_not_end_a_term_nor_revive_one() {
+    let (mut elector, mut register) = leader();
+    let old = register.stored.clone();
+    register.run(&mut elector, at(2_020));
+    elector.handle(at(2_030), Input::Changed(old.clone()));
+    assert!(elector.leads(at(2_040)));
+    register.put(held_by(2, 2, LEASE));
+    register.tell(&mut elector, at(2_050));
+    elector.handle(at(2_060), Input::Changed(old));
+    assert!(!elector.leads(at(2_070)));
+}
+
+fn restarted(nonce: u128) -> Config {
+    Config {
+        identity: Identity {
+            nonce: Nonce(nonce),
+            ..identity(1)
+        },
+        ..config(1)
+    }
+}
+
+#[test]
+fn a_restarted_sidecar_takes_up_the_lead_of_its_own_pod_at_once_with_a_new_token() {
+    let (mut elector, mut register) = leader();
+    let first = token(&mut elector, 1_000).unwrap();
+    let mut second = willing(restarted(77));
+    register.run(&mut second, at(1_500));
+    assert!(token(&mut second, 1_500).unwrap() > first);
+}
+
+#[test]
+fn a_sidecar_that_restarts_again_and_again_must_wait_the_second_time() {
+    let (_, mut register) = leader();
+    let mut second = willing(restarted(77));
+    register.run(&mut second, at(1_500));
+    let mut third = willing(restarted(78));
+    register.run(&mut third, at(3_000));
+    assert!(!third.leads(at(3_000)));
+    // After a lease of quiet work the next restart is forgiven.
+    register.run_until(&mut second, 1_500, 1_500 + 15_000 + 4_000);
+    let mut fourth = willing(restarted(79));
+    register.run(&mut fourth, at(21_000));
+    assert!(fourth.leads(at(21_000)));
+}
+
+#[test]
+fn a_restarted_sidecar_takes_the_longest_promise_of_its_predecessor_as_standing() {
+    let (_, mut register) = leader();
+    let mut second = willing(restarted(77));
+    register.run(&mut second, at(1_500));
+    second.handle(at(1_600), Input::Terminate);
+    let end = 1_500 + 5_555 + 3_000;
+    register.run_until(&mut second, 1_600, end);
+    let held = |register: &Register| {
+        matches!(&register.stored.as_ref().unwrap().content,
+            Content::Record(record) if matches!(record.claim, Claim::Held { .. }))
+    };
+    assert!(held(&register));
+    register.run_until(&mut second, end, end + 200);
+    assert!(!held(&register));
+}
+
+#[test]
+fn another_pod_of_the_same_name_inherits_nothing() {
+    let (_, mut register) = leader();
+    let identity = Identity {
+        pod_uid: "another".into(),
+        nonce: Nonce(77),
+        ..identity(1)
+    };
+    let mut replacement = willing(Config {
+        identity,
+        ..config(1)
+    });
+    register.run(&mut replacement, at(1_500));
+    assert!(!replacement.leads(at(1_500)));
+    assert!(first_write(&mut replacement, 1_500, 60_000).unwrap() >= 16_500);
+}
