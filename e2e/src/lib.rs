@@ -1,1 +1,3 @@
-//! End-to-end tests, demo and benchmarks.
+//! End-to-end tests and the demo, on a real cluster with real faults.
+
+pub mod checker;
