@@ -191,7 +191,7 @@ mod tests {
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(serve(listener, router, LIMITS, async move {
-            stopped.notified().await
+            stopped.notified().await;
         }));
         Server { address, stop, task }
     }
