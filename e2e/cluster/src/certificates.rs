@@ -76,6 +76,8 @@ fn authority(layout: &Layout, name: &str, common_name: &str) -> Result<Authority
     let certificate = parameters.self_signed(&key)?;
     let path = layout.certificate(name);
     fs::write(&path, certificate.pem()).at("write", &path)?;
+    // The controller manager signs what pods and people ask for.
+    write_secret(&layout.key(name), &key.serialize_pem())?;
     Ok(Issuer::new(parameters, key))
 }
 

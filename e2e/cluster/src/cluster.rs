@@ -127,6 +127,11 @@ impl Cluster {
         &self.tools
     }
 
+    /// Where kubectl may keep what it remembers of the cluster (`KUBECACHEDIR`).
+    pub fn cache_directory(&self) -> PathBuf {
+        self.layout.kubectl_cache()
+    }
+
     /// The names of the nodes; node `n` is the `n`th, counted from 1.
     pub fn node_names(&self) -> Vec<String> {
         (1..=self.description.nodes).map(node_name).collect()

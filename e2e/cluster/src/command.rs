@@ -46,10 +46,6 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Err(failure(line, &finished))
 }
 
-/// Runs a program with arguments to its end.
-pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    output(command(program).args(arguments)).map(drop)
-}
 
 /// The command line as a person would type it.
 pub(crate) fn shown(command: &Command) -> String {

@@ -91,9 +91,19 @@ fn api_server(layout: &Layout) -> Vec<OsString> {
 
 /// Timings stay Kubernetes' own (a node counts as lost after 50 s), so that what a test sees is what users see.
 fn controller_manager(layout: &Layout) -> Vec<OsString> {
-    let mut arguments =
-        plain(&["--leader-elect=false", "--use-service-account-credentials=true", "--bind-address=127.0.0.1"]);
+    let mut arguments = plain(&[
+        "--leader-elect=false",
+        "--use-service-account-credentials=true",
+        "--bind-address=127.0.0.1",
+        // A new cluster's controllers ask for so much at once that the default of 20 a second holds them up for 5 s.
+        "--kube-api-qps=100",
+        "--kube-api-burst=200",
+    ]);
     arguments.extend([
+        with_path("--cluster-signing-cert-file", &layout.certificate("ca")),
+        with_path("--cluster-signing-key-file", &layout.key("ca")),
+        // The default is a directory of the machine, which would be created.
+        with_path("--flex-volume-plugin-dir", &layout.root().join("volume-plugins")),
         with_path("--kubeconfig", &layout.inner_kubeconfig("kube-controller-manager")),
         with_path("--service-account-private-key-file", &layout.key("service-accounts")),
         with_path("--root-ca-file", &layout.certificate("ca")),

@@ -15,7 +15,7 @@ pub(crate) fn kubectl(layout: &Layout) -> Command {
     kubectl
         .env_remove("KUBECONFIG")
         // Otherwise every cluster would leave a folder in the caller's home.
-        .env("KUBECACHEDIR", layout.root().join("kubectl-cache"))
+        .env("KUBECACHEDIR", layout.kubectl_cache())
         .arg(format!("--kubeconfig={}", layout.kubeconfig().display()))
         .arg("--request-timeout=5s");
     kubectl

@@ -122,6 +122,11 @@ impl Layout {
         self.root.join("tools")
     }
 
+    /// What kubectl remembers of the cluster.
+    pub(crate) fn kubectl_cache(&self) -> PathBuf {
+        self.root.join("kubectl-cache")
+    }
+
     /// This program, copied so that a rebuild does not change a running cluster.
     pub(crate) fn program(&self) -> PathBuf {
         self.root.join("conch-cluster")

@@ -75,7 +75,8 @@ fn run_program(cluster: &Cluster, program: &[String]) -> Result<()> {
         .args(arguments)
         .env("PATH", path)
         .env("KUBECONFIG", cluster.kubeconfig())
-        .env("CONCH_CLUSTER", cluster.name())
+        // Otherwise kubectl would leave a folder for every cluster in the caller's home.
+        .env("KUBECACHEDIR", cluster.cache_directory())
         .exec();
     Err(Error::Io { doing: format!("cannot run {}", program.display()), source })
 }
