@@ -1,5 +1,12 @@
 //! The stores of an election: versioned registers with compare-and-set, one file or folder each.
 
+pub mod clock;
+pub mod driver;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+#[cfg(feature = "memory")]
+pub mod memory;
+
 use conch_election::{Failure, Record, Stored, Token, Version, WriteError, Written};
 use futures::stream::BoxStream;
 use std::future::Future;

@@ -1,0 +1,220 @@
+//! The stream of changes of a Lease: one GET, then a watch that is opened again whenever it ends. In steady state
+//! nothing is ever polled.
+
+use super::{Shared, connection::Rejection};
+use conch_election::{Failure, FailureKind, Stored};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use kube::api::{DynamicObject, WatchEvent, WatchParams};
+use std::{mem, sync::Arc, time::Duration};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+/// The API server ends a watch after this many seconds.
+const WATCH_SECONDS: u32 = 290;
+/// The API server sends a bookmark each minute: a watch that is silent for longer than this is dead, even where
+/// something on the way keeps its connection alive.
+const SILENCE_MAX: Duration = Duration::from_secs(95);
+/// A GET, or the beginning of a watch, that takes longer is given up.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// First and longest delay before the API server is asked again; each is spread over its upper half.
+const DELAY_MIN: Duration = Duration::from_millis(100);
+const DELAY_MAX: Duration = Duration::from_secs(8);
+/// Where watching is forbidden: a GET that often,
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// and an attempt to watch after so many of them.
+const POLLS: u32 = 20;
+
+pub(super) fn stream(shared: Arc<Shared>) -> BoxStream<'static, Result<Option<Stored>, Failure>> {
+    let changes = Changes { shared, delay: Delay::default(), watch_is_forbidden: false, state: State::Read };
+    stream::unfold(changes, |mut changes| async move { Some((changes.next().await, changes)) }).boxed()
+}
+
+struct Changes {
+    shared: Arc<Shared>,
+    delay: Delay,
+    /// Logged once, until watching is allowed again.
+    watch_is_forbidden: bool,
+    state: State,
+}
+
+type Events = BoxStream<'static, Result<WatchEvent<DynamicObject>, kube::Error>>;
+
+/// What to do next.
+enum State {
+    /// GET the Lease.
+    Read,
+    /// Open a watch of what comes after this `resourceVersion`; an empty one means after now, beginning with what is.
+    Connect { from: String },
+    /// Take the next event.
+    Follow { from: String, events: Events },
+    /// GET the Lease now and then; `left` times, then try to watch again.
+    Poll { left: u32 },
+}
+
+/// What came of one step.
+enum Outcome {
+    /// This is to be told.
+    Tell(Option<Box<Stored>>),
+    /// Nothing is.
+    Nothing,
+}
+
+impl Changes {
+    async fn next(&mut self) -> Result<Option<Stored>, Failure> {
+        loop {
+            let outcome = match mem::replace(&mut self.state, State::Read) {
+                State::Read => {
+                    self.delay.wait().await;
+                    self.read().await?
+                }
+                State::Connect { from } => self.connect(from).await?,
+                State::Follow { from, events } => self.follow(from, events).await,
+                State::Poll { left } => self.poll(left).await?,
+            };
+            if let Outcome::Tell(change) = outcome {
+                return Ok(change.map(|stored| *stored));
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Outcome, Failure> {
+        let before = self.shared.seen.before();
+        let object = match timeout(ANSWER_MAX, self.shared.get()).await {
+            Ok(Ok(object)) => object,
+            Ok(Err(rejection)) => {
+                self.delay.lengthen();
+                return Err(self.shared.failure("read", &rejection));
+            }
+            Err(_) => {
+                self.delay.lengthen();
+                return Err(TIMEOUT);
+            }
+        };
+        let from = object.as_ref().and_then(|object| object.metadata.resource_version.clone());
+        self.state = State::Connect { from: from.unwrap_or_default() };
+        let answered = self.shared.seen.answered(before, object);
+        // The watch from there brings what is newer.
+        Ok(if answered.outdated { Outcome::Nothing } else { Outcome::Tell(answered.stored.map(Box::new)) })
+    }
+
+    /// Opens a watch. After a failure comes a GET: what it finds tells the reader that all is well again.
+    async fn connect(&mut self, from: String) -> Result<Outcome, Failure> {
+        match timeout(ANSWER_MAX, open(&self.shared, &from)).await {
+            Ok(Ok(events)) => {
+                self.watch_is_forbidden = false;
+                self.state = State::Follow { from, events };
+                Ok(Outcome::Nothing)
+            }
+            Ok(Err(rejection)) if rejection.is_forbidden() => {
+                if !mem::replace(&mut self.watch_is_forbidden, true) {
+                    let (lease, detail) = (&self.shared.lease, rejection.message());
+                    warn!(%lease, %detail, "the Lease may not be watched, and is polled");
+                }
+                self.state = State::Poll { left: POLLS };
+                Ok(Outcome::Nothing)
+            }
+            Ok(Err(rejection)) if rejection.is_gone() => {
+                self.delay.lengthen();
+                Ok(Outcome::Nothing)
+            }
+            Ok(Err(rejection)) => {
+                self.delay.lengthen();
+                self.shared.connection.renew();
+                Err(self.shared.failure("watch", &rejection))
+            }
+            Err(_) => {
+                self.delay.lengthen();
+                self.shared.connection.renew();
+                Err(TIMEOUT)
+            }
+        }
+    }
+
+    /// Takes one event. The end of a watch is no failure, however it comes: the next one goes on where it stopped.
+    async fn follow(&mut self, from: String, mut events: Events) -> Outcome {
+        let lease = &self.shared.lease;
+        match timeout(SILENCE_MAX, events.next()).await {
+            Ok(Some(Ok(WatchEvent::Error(status)))) => {
+                debug!(%lease, detail = %status.message, "the API server cannot go on with a watch");
+                self.delay.lengthen();
+                Outcome::Nothing
+            }
+            Ok(Some(Ok(event))) => {
+                self.delay = Delay::default();
+                let (from, outcome) = self.take(event, from);
+                self.state = State::Follow { from, events };
+                outcome
+            }
+            ended => {
+                let broken = matches!(ended, Ok(Some(Err(_))));
+                debug!(%lease, broken, silent = ended.is_err(), "a watch ended");
+                self.delay.lengthen();
+                self.delay.wait().await;
+                self.state = State::Connect { from };
+                Outcome::Nothing
+            }
+        }
+    }
+
+    /// Takes note of an event; gives the `resourceVersion` to go on from.
+    fn take(&self, event: WatchEvent<DynamicObject>, from: String) -> (String, Outcome) {
+        let seen = &self.shared.seen;
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let from = object.metadata.resource_version.clone().unwrap_or(from);
+                (
+                    from,
+                    seen.happened(object)
+                        .map_or(Outcome::Nothing, |stored| Outcome::Tell(Some(Box::new(stored)))),
+                )
+            }
+            WatchEvent::Deleted(object) => {
+                let outcome = if seen.deleted(&object) { Outcome::Tell(None) } else { Outcome::Nothing };
+                (object.metadata.resource_version.unwrap_or(from), outcome)
+            }
+            WatchEvent::Bookmark(bookmark) => (bookmark.metadata.resource_version, Outcome::Nothing),
+            WatchEvent::Error(_) => (from, Outcome::Nothing),
+        }
+    }
+
+    async fn poll(&mut self, left: u32) -> Result<Outcome, Failure> {
+        sleep(POLL_INTERVAL).await;
+        let outcome = self.read().await?;
+        if left > 1 {
+            self.state = State::Poll { left: left - 1 };
+        }
+        Ok(outcome)
+    }
+}
+
+async fn open(shared: &Shared, from: &str) -> Result<Events, Rejection> {
+    let parameters =
+        WatchParams::default().fields(&format!("metadata.name={}", shared.lease)).timeout(WATCH_SECONDS);
+    let client = shared.connection.client()?;
+    let request = shared.requests().watch(&parameters, from).map_err(super::request_error)?;
+    Ok(client.request_events::<DynamicObject>(request).await?.boxed())
+}
+
+const TIMEOUT: Failure = Failure { kind: FailureKind::Timeout, retry_after: None };
+
+/// How long to leave the API server alone.
+#[derive(Default)]
+struct Delay {
+    length: Duration,
+}
+
+impl Delay {
+    fn lengthen(&mut self) {
+        self.length = (self.length * 2).clamp(DELAY_MIN, DELAY_MAX);
+    }
+
+    /// Spread, so that many candidates that lost their API server at one time do not come back at one time.
+    async fn wait(&self) {
+        if !self.length.is_zero() {
+            sleep(self.length.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        }
+    }
+}

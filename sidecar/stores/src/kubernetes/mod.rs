@@ -1,0 +1,235 @@
+//! A Kubernetes Lease as the register of an election.
+//!
+//! * Every write is a PUT with `uid` and `resourceVersion`: the one form that can neither hit another object of the same
+//!   name nor create one unasked. A missing Lease is created by a PUT whose `resourceVersion` no object ever has, because
+//!   RBAC can limit that to one name (it cannot limit a POST).
+//! * Whatever a Lease holds besides the record stays in it: labels, owners, finalizers, fields that are newer than this
+//!   program.
+//! * A Lease of Coordinated Leader Election (`strategy` or `preferredHolder` is set) is never written.
+
+mod changes;
+mod connection;
+mod encoding;
+mod seen;
+
+pub use connection::ConnectError;
+
+use crate::{Fencing, Store};
+use conch_crds::PodDeletion;
+use conch_election::{Content, Failure, FailureKind, Record, Stored, Token, Version, WriteError, Written};
+use connection::{Connection, Rejection};
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{
+    Config, Resource,
+    api::{DynamicObject, GetParams, PostParams},
+    config::InClusterError,
+    core::Request,
+};
+use seen::Seen;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+/// The Lease of one election.
+///
+/// Cloning gives another handle to the same connection and the same memory of what was seen.
+#[derive(Clone, Debug)]
+pub struct KubernetesStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    connection: Connection,
+    seen: Seen,
+    namespace: String,
+    lease: String,
+    field_manager: &'static str,
+    /// The failure that was logged last, until a request succeeds.
+    logged: Mutex<Option<FailureKind>>,
+}
+
+/// Why a pod has no way to its API server.
+#[derive(Debug, thiserror::Error)]
+pub enum InClusterStoreError {
+    /// Environment, token or certificate authority are not where Kubernetes puts them.
+    #[error("failed to find the API server of this pod's cluster")]
+    Config(#[source] InClusterError),
+    /// They are, but cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+impl KubernetesStore {
+    /// A store over the Lease `namespace`/`lease`, as the API server of `config` holds it. Takes addresses and
+    /// credentials from `config`; time-outs and retries are the caller's, who drops a future that takes too long.
+    pub fn new(
+        config: Config,
+        namespace: impl Into<String>,
+        lease: impl Into<String>,
+        field_manager: &'static str,
+    ) -> Result<Self, ConnectError> {
+        let shared = Shared {
+            connection: Connection::new(config)?,
+            seen: Seen::new(),
+            namespace: namespace.into(),
+            lease: lease.into(),
+            field_manager,
+            logged: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The same with the address, token and certificate authority that Kubernetes gives to a pod. The token is read again
+    /// each minute and after each 401.
+    pub fn in_cluster(
+        namespace: impl Into<String>,
+        lease: impl Into<String>,
+        field_manager: &'static str,
+    ) -> Result<Self, InClusterStoreError> {
+        let config = Config::incluster().map_err(InClusterStoreError::Config)?;
+        Ok(Self::new(config, namespace, lease, field_manager)?)
+    }
+
+    /// What the operator last wrote on the Lease about a pod that is being deleted. Fed by reads, writes and, while it is
+    /// polled, the stream of [`Store::changes`].
+    pub fn pod_deletion(&self) -> watch::Receiver<Option<PodDeletion>> {
+        self.shared.seen.pod_deletion()
+    }
+}
+
+impl Store for KubernetesStore {
+    fn name(&self) -> String {
+        format!("Lease {}/{}", self.shared.namespace, self.shared.lease)
+    }
+
+    /// [`Fencing::BestEffort`] once the API server has shown a `resourceVersion` that is no number.
+    fn fencing(&self) -> Fencing {
+        if self.shared.seen.is_fenced() { Fencing::Strict } else { Fencing::BestEffort }
+    }
+
+    async fn read(&self) -> Result<Option<Stored>, Failure> {
+        let before = self.shared.seen.before();
+        match self.shared.get().await {
+            Ok(object) => Ok(self.shared.seen.answered(before, object).stored),
+            Err(rejection) => Err(self.shared.failure("read", &rejection)),
+        }
+    }
+
+    async fn write(
+        &self,
+        record: &Record,
+        expected: Option<&Version>,
+        token: Option<Token>,
+    ) -> Result<Written, WriteError> {
+        let shared = &self.shared;
+        let body = shared.body(record, expected, token)?;
+        let before = shared.seen.before();
+        let object = shared.put(&body).await.map_err(|rejection| shared.write_error(&rejection))?;
+        let (version, incarnation) = (encoding::version(&object), encoding::incarnation(&object));
+        let stored = shared.seen.answered(before, Some(object)).stored;
+        match stored {
+            Some(Stored { content: Content::Record(written), fence, .. }) if written == *record => {
+                Ok(Written { version, incarnation, fence })
+            }
+            _ => {
+                warn!(lease = %self.name(), "something on the way altered what was written to the Lease");
+                Err(WriteError::Failed(INVALID))
+            }
+        }
+    }
+
+    fn changes(&self) -> BoxStream<'static, Result<Option<Stored>, Failure>> {
+        changes::stream(Arc::clone(&self.shared))
+    }
+}
+
+const INVALID: Failure = Failure { kind: FailureKind::Invalid, retry_after: None };
+
+impl Shared {
+    /// GET without a `resourceVersion`: the API server asks a quorum of etcd.
+    async fn get(&self) -> Result<Option<DynamicObject>, Rejection> {
+        let request = self.requests().get(&self.lease, &GetParams::default()).map_err(request_error)?;
+        match self.connection.exchange(request).await {
+            Ok(body) => Ok(Some(self.parse(&body)?)),
+            Err(rejection) if rejection.is_not_found() => {
+                self.succeeded();
+                Ok(None)
+            }
+            Err(rejection) => Err(rejection),
+        }
+    }
+
+    /// What to PUT for `record`.
+    fn body(
+        &self,
+        record: &Record,
+        expected: Option<&Version>,
+        token: Option<Token>,
+    ) -> Result<DynamicObject, WriteError> {
+        let now = Timestamp::now();
+        let body = if let Some(version) = expected {
+            // A version that was never seen here, or long ago, is not the current one: reading back brings that.
+            let base = self.seen.object(version).ok_or(WriteError::Conflict)?;
+            encoding::replacement(&base, record, token, now)
+        } else {
+            let last = self.seen.last();
+            encoding::creation(&self.namespace, &self.lease, last.as_ref(), record, token, now)
+        };
+        body.map_err(|reason| {
+            warn!(namespace = %self.namespace, lease = %self.lease, %reason, "the Lease is not written");
+            WriteError::Failed(INVALID)
+        })
+    }
+
+    async fn put(&self, object: &DynamicObject) -> Result<DynamicObject, Rejection> {
+        let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+        let parameters =
+            PostParams { field_manager: Some(self.field_manager.to_owned()), ..PostParams::default() };
+        let request = self.requests().replace(&self.lease, &parameters, body).map_err(request_error)?;
+        self.parse(&self.connection.exchange(request).await?)
+    }
+
+    fn requests(&self) -> Request {
+        Request::new(Lease::url_path(&(), Some(&self.namespace)))
+    }
+
+    fn parse(&self, body: &[u8]) -> Result<DynamicObject, Rejection> {
+        let object = serde_json::from_slice(body).map_err(kube::Error::SerdeError)?;
+        self.succeeded();
+        Ok(object)
+    }
+
+    fn succeeded(&self) {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn write_error(&self, rejection: &Rejection) -> WriteError {
+        // 404: deleted, or its namespace is; reading back tells.
+        if rejection.is_conflict() || rejection.is_not_found() {
+            debug!(detail = %rejection.message(), "the Lease is at another version");
+            return WriteError::Conflict;
+        }
+        WriteError::Failed(self.failure("write", rejection))
+    }
+
+    /// Logs the first failure of a kind, and the others for those who look for them.
+    fn failure(&self, operation: &'static str, rejection: &Rejection) -> Failure {
+        let failure = rejection.failure();
+        let (namespace, lease) = (&self.namespace, &self.lease);
+        let detail = rejection.message();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.replace(failure.kind) == Some(failure.kind) {
+            debug!(%namespace, %lease, operation, kind = ?failure.kind, %detail, "a request to the API server failed again");
+        } else {
+            warn!(%namespace, %lease, operation, kind = ?failure.kind, %detail, "a request to the API server failed");
+        }
+        failure
+    }
+}
+
+fn request_error(error: kube::core::request::Error) -> kube::Error {
+    kube::Error::BuildRequest(error)
+}
