@@ -118,10 +118,7 @@ pub fn merge(
     generation: Option<i64>,
     now: Timestamp,
 ) -> Vec<Condition> {
-    findings
-        .iter()
-        .map(|finding| condition(before, finding, generation, now))
-        .collect()
+    findings.iter().map(|finding| condition(before, finding, generation, now)).collect()
 }
 
 fn condition(before: &[Condition], finding: &Finding, generation: Option<i64>, now: Timestamp) -> Condition {
@@ -143,12 +140,7 @@ mod tests {
     use super::*;
 
     fn finding(status: ConditionStatus, reason: Reason) -> Finding {
-        Finding {
-            type_: ConditionType::Ready,
-            status,
-            reason,
-            message: reason.to_string(),
-        }
+        Finding { type_: ConditionType::Ready, status, reason, message: reason.to_string() }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -157,30 +149,17 @@ mod tests {
 
     #[test]
     fn the_time_of_transition_changes_with_the_status_alone() {
-        let first = merge(
-            &[],
-            &[finding(ConditionStatus::False, Reason::NoLeader)],
-            Some(1),
-            at(10),
-        );
+        let first = merge(&[], &[finding(ConditionStatus::False, Reason::NoLeader)], Some(1), at(10));
         assert_eq!(first[0].last_transition_time.0, at(10));
 
-        let other_reason = merge(
-            &first,
-            &[finding(ConditionStatus::False, Reason::NotShared)],
-            Some(2),
-            at(20),
-        );
+        let other_reason =
+            merge(&first, &[finding(ConditionStatus::False, Reason::NotShared)], Some(2), at(20));
         assert_eq!(other_reason[0].last_transition_time.0, at(10));
         assert_eq!(other_reason[0].reason, "NotShared");
         assert_eq!(other_reason[0].observed_generation, Some(2));
 
-        let other_status = merge(
-            &other_reason,
-            &[finding(ConditionStatus::True, Reason::Led)],
-            Some(2),
-            at(30),
-        );
+        let other_status =
+            merge(&other_reason, &[finding(ConditionStatus::True, Reason::Led)], Some(2), at(30));
         assert_eq!(other_status[0].last_transition_time.0, at(30));
     }
 
@@ -208,10 +187,7 @@ mod tests {
                 word.len() <= 128 && word.starts_with(|first: char| first.is_ascii_uppercase()),
                 "{word}"
             );
-            assert!(
-                word.chars().all(|symbol| symbol.is_ascii_alphanumeric()),
-                "{word}"
-            );
+            assert!(word.chars().all(|symbol| symbol.is_ascii_alphanumeric()), "{word}");
         }
     }
 }

@@ -40,9 +40,7 @@ impl FromStr for DurationText {
     type Err = InvalidDuration;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse(text)
-            .map(Self)
-            .ok_or_else(|| InvalidDuration(text.to_owned()))
+        parse(text).map(Self).ok_or_else(|| InvalidDuration(text.to_owned()))
     }
 }
 
@@ -59,9 +57,7 @@ fn parse(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let number_end = rest.find(|symbol: char| symbol != '.' && !symbol.is_ascii_digit())?;
         let (number, tail) = rest.split_at(number_end);
-        let unit_end = tail
-            .find(|symbol: char| symbol.is_ascii_digit())
-            .unwrap_or(tail.len());
+        let unit_end = tail.find(|symbol: char| symbol.is_ascii_digit()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
         // Going on in the same iterator refuses a unit that comes twice or out of order.
         let (_, scale) = units.find(|(name, _)| *name == unit)?;
@@ -81,10 +77,7 @@ fn count(number: &str, scale: u64) -> Option<u64> {
     if whole.len() > 6 || fraction.len() > 3 {
         return None;
     }
-    let thousandths: u64 = format!("{fraction:0<3}")
-        .parse()
-        .ok()
-        .filter(|_| !fraction.is_empty())?;
+    let thousandths: u64 = format!("{fraction:0<3}").parse().ok().filter(|_| !fraction.is_empty())?;
     let whole: u64 = whole.parse().ok()?;
     Some(whole * scale + thousandths)
 }
@@ -154,9 +147,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn milliseconds(text: &str) -> Option<u128> {
-        text.parse::<DurationText>()
-            .ok()
-            .map(|duration| duration.get().as_millis())
+        text.parse::<DurationText>().ok().map(|duration| duration.get().as_millis())
     }
 
     #[test]
@@ -178,10 +169,7 @@ mod tests {
             assert_eq!(milliseconds(text), None, "{text}");
         }
         let message = "fifteen".parse::<DurationText>().unwrap_err().to_string();
-        assert!(
-            message.contains("\"fifteen\"") && message.contains("15s"),
-            "{message}"
-        );
+        assert!(message.contains("\"fifteen\"") && message.contains("15s"), "{message}");
     }
 
     proptest! {

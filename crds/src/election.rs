@@ -10,6 +10,7 @@ pub const TRANSITIONS_MAX: usize = 10;
 
 /// Empty: an election is made by the operator for a workload that names a policy.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(clippy::duplicated_attributes, reason = "the columns are nested lists of their own")]
 #[kube(
     group = "conch.rs",
     version = "v1alpha1",
@@ -114,7 +115,7 @@ pub struct ElectionStatus {
     #[schemars(length(max = TRANSITIONS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub transitions: Vec<Transition>,
     /// Ready: a pod leads and nothing stands in the way of the next one. Injected: every pod of the workload has its
-    /// sidecar. UpToDate: every sidecar is of the policy's generation and the operator's image.
+    /// sidecar. `UpToDate`: every sidecar is of the policy's generation and the operator's image.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

@@ -43,7 +43,7 @@ pub const POD_DELETION: &str = "conch.rs/pod-deletion";
 /// Annotation of a Lease: the token of the running term, for people. The sidecar writes it with each renewal.
 pub const TOKEN: &str = "conch.rs/token";
 
-/// What the Lease, Role, RoleBinding and Service of an election are named after: `conch-<election>`.
+/// What the Lease, Role, `RoleBinding` and Service of an election are named after: `conch-<election>`.
 pub const OBJECT_PREFIX: &str = "conch-";
 /// Longest name of a policy or an election, so that every name derived from it stays a valid label and name.
 pub const NAME_MAX: usize = 52;
@@ -134,16 +134,12 @@ pub fn fit_name(name: &str) -> String {
         return name.to_owned();
     }
     let digest = Sha256::digest(name.as_bytes());
-    let hash: String = digest
-        .iter()
-        .take(HASH_DIGITS / 2)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
     let head = name.floor_char_boundary(NAME_MAX - HASH_DIGITS - 1);
-    format!("{}-{hash}", name[..head].trim_end_matches(['-', '.']))
+    format!("{}-{hash:08x}", name[..head].trim_end_matches(['-', '.']))
 }
 
-/// Hexadecimal digits of the hash in a fitted name.
+/// Hexadecimal digits of the hash in a fitted name: a `u32`.
 const HASH_DIGITS: usize = 8;
 
 /// Whether this is the name of an object (a DNS subdomain) that is short enough.
@@ -176,17 +172,7 @@ mod tests {
 
     #[test]
     fn an_annotation_that_is_no_name_is_refused_and_never_bent() {
-        for text in [
-            "",
-            "Ledger",
-            "a_b",
-            "-a",
-            "a-",
-            "a..b",
-            ".a",
-            "a b",
-            &"a".repeat(NAME_MAX + 1),
-        ] {
+        for text in ["", "Ledger", "a_b", "-a", "a-", "a..b", ".a", "a b", &"a".repeat(NAME_MAX + 1)] {
             let error = election_name(Some(text), "payments").unwrap_err();
             assert!(error.to_string().contains(text), "{error}");
         }

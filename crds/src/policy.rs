@@ -193,7 +193,7 @@ pub struct ResourcesSpec {
     #[schemars(schema_with = "quantities")]
     pub requests: BTreeMap<String, Quantity>,
     /// What the container may use at most. Whoever sets it replaces the whole default, memory 32Mi. A cpu limit is needed
-    /// where a ResourceQuota counts limits.cpu; it can make renewals late.
+    /// where a `ResourceQuota` counts `limits.cpu`; it can make renewals late.
     #[schemars(schema_with = "quantities")]
     pub limits: BTreeMap<String, Quantity>,
 }
@@ -216,7 +216,7 @@ pub struct CoordinationPolicyStatus {
     /// The generation of the policy that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready: the operator uses the policy. Safe: two leaders at once are excluded with this timing. UpToDate: every pod
+    /// Ready: the operator uses the policy. Safe: two leaders at once are excluded with this timing. `UpToDate`: every pod
     /// runs by this generation.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -12,15 +12,7 @@ pub(crate) fn policy(schema: &mut Schema) {
 
 /// Adds the rules of its timing.
 pub(crate) fn timing(schema: &mut Schema) {
-    add(
-        schema,
-        [
-            lease_duration(),
-            renew_interval(),
-            max_promise(),
-            room_for_renewal(),
-        ],
-    );
+    add(schema, [lease_duration(), renew_interval(), max_promise(), room_for_renewal()]);
 }
 
 /// Adds the rule of its fencing offset.
@@ -28,9 +20,9 @@ pub(crate) fn fencing_offset(schema: &mut Schema) {
     add(schema, [fencing_offset_rises()]);
 }
 
-/// Adds the rule of its resources.
+/// Adds the rules of its resources.
 pub(crate) fn resources(schema: &mut Schema) {
-    add(schema, [requests_within_limits()]);
+    add(schema, [known_resources(), requests_within_limits()]);
 }
 
 /// The derive macro of kube does the same, but not for a struct whose defaults come from its `Default`.
@@ -47,18 +39,11 @@ fn milliseconds(field: &str) -> String {
 
 /// Renewal interval, three attempts of 250 ms, and the time to stop, in milliseconds.
 fn needed() -> String {
-    format!(
-        "({} + 750 + {})",
-        milliseconds("renewInterval"),
-        milliseconds("stopGrace")
-    )
+    format!("({} + 750 + {})", milliseconds("renewInterval"), milliseconds("stopGrace"))
 }
 
 fn invalid(rule: String, field_path: &str, message: Message) -> Rule {
-    Rule::new(rule)
-        .field_path(field_path)
-        .reason(Reason::FieldValueInvalid)
-        .message(message)
+    Rule::new(rule).field_path(field_path).reason(Reason::FieldValueInvalid).message(message)
 }
 
 pub(crate) fn policy_name() -> Rule {
@@ -98,11 +83,7 @@ fn lease_duration() -> Rule {
 
 fn renew_interval() -> Rule {
     let rule = "self.renewInterval > duration('0s')".to_owned();
-    invalid(
-        rule,
-        ".renewInterval",
-        "renewInterval must be longer than 0s".into(),
-    )
+    invalid(rule, ".renewInterval", "renewInterval must be longer than 0s".into())
 }
 
 fn max_promise() -> Rule {
@@ -119,6 +100,15 @@ fn room_for_renewal() -> Rule {
          stopGrace must be shorter'.format([self.leaseDuration.getSeconds(), ({needed} * 1001 + 998999) / 999000])"
     );
     invalid(rule, ".leaseDuration", Message::Expression(message))
+}
+
+fn known_resources() -> Rule {
+    Rule::new(
+        "self.requests.all(name, name in ['cpu', 'memory', 'ephemeral-storage']) && \
+         self.limits.all(name, name in ['cpu', 'memory', 'ephemeral-storage'])",
+    )
+    .reason(Reason::FieldValueInvalid)
+    .message("requests and limits are of cpu, memory or ephemeral-storage")
 }
 
 fn requests_within_limits() -> Rule {

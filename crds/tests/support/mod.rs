@@ -1,0 +1,77 @@
+//! What the tests of the policy share: the grid of timings.
+
+use conch_election::Timing;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Four durations, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    pub(crate) lease: u64,
+    pub(crate) renew_interval: u64,
+    pub(crate) stop_grace: u64,
+    pub(crate) max_promise: u64,
+}
+
+impl Case {
+    /// What the elector says: nothing, or why not.
+    pub(crate) fn objection(self) -> Option<String> {
+        let duration = Duration::from_millis;
+        let timing = Timing::new(
+            duration(self.lease),
+            duration(self.renew_interval),
+            duration(self.stop_grace),
+            duration(self.max_promise),
+        );
+        timing.err().map(|error| error.to_string())
+    }
+
+    /// A policy with this timing. `DuplicateWork`, so that only the rules of the timing speak.
+    pub(crate) fn policy(self) -> Value {
+        policy(&json!({
+            "consequence": "DuplicateWork",
+            "timing": {
+                "leaseDuration": text(self.lease),
+                "renewInterval": text(self.renew_interval),
+                "stopGrace": text(self.stop_grace),
+                "maxPromise": text(self.max_promise),
+            },
+        }))
+    }
+}
+
+/// A duration as a policy holds it; the pattern allows six digits of each unit.
+fn text(milliseconds: u64) -> String {
+    format!("{}s{}ms", milliseconds / 1_000, milliseconds % 1_000)
+}
+
+/// A policy with this spec, as a user writes it.
+pub(crate) fn policy(spec: &Value) -> Value {
+    json!({
+        "apiVersion": "conch.rs/v1alpha1",
+        "kind": "CoordinationPolicy",
+        "metadata": { "name": "checked" },
+        "spec": spec,
+    })
+}
+
+/// Timings on both sides of every boundary.
+pub(crate) fn grid() -> Vec<Case> {
+    let leases: [u64; 17] = [
+        0, 1, 500, 999, 1_000, 1_001, 1_500, 2_000, 3_000, 8_000, 15_000, 59_000, 3_599_000, 3_600_000,
+        3_600_001, 3_601_000, 7_200_000,
+    ];
+    let mut cases = Vec::new();
+    for lease in leases {
+        for stop_grace in [0, 1, 249, 250, 3_000, 60_000, 3_599_000] {
+            // The largest interval that has room, and its neighbours.
+            let room = (lease * 999 / 1_001).saturating_sub(750 + stop_grace);
+            for renew_interval in [0, 1, 250, 2_000, room.saturating_sub(1), room, room + 1] {
+                for max_promise in [0, 1, 5_000] {
+                    cases.push(Case { lease, renew_interval, stop_grace, max_promise });
+                }
+            }
+        }
+    }
+    cases
+}
