@@ -78,8 +78,11 @@ mod tests {
         write(&two, "conch.local/x:1", &program, "x").unwrap();
         assert_eq!(fs::read(&one).unwrap(), fs::read(&two).unwrap());
         let mut archive = tar::Archive::new(fs::File::open(&one).unwrap());
-        let names: Vec<_> =
-            archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+        let names: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .collect();
         assert_eq!(names.len(), 3);
         assert_eq!(names[2], "manifest.json");
     }

@@ -11,9 +11,12 @@ use conch_cluster::{Cluster, Component, Result};
 /// modules once (about 10 minutes on two cores), then a cluster comes up in seconds. Every node has its own
 /// namespaces and can be cut off, frozen and killed like a machine. Needs root.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "\
+#[command(
+    version,
+    after_help = "\
 State is kept in /var/lib/conch/clusters (or CONCH_STATE), built programs in ~/.cache/conch (or XDG_CACHE_HOME).\n\
-Example: conch-cluster up && conch-cluster run -- kubectl get nodes")]
+Example: conch-cluster up && conch-cluster run -- kubectl get nodes"
+)]
 pub(crate) struct Arguments {
     /// The cluster: several live side by side under different names
     #[arg(long, global = true, default_value = "conch", value_name = "NAME")]
@@ -146,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_program_keeps_its_own_options() {
-        let parsed = Arguments::parse_from(["conch-cluster", "--name", "a", "run", "--", "kubectl", "get", "--help"]);
+        let parsed =
+            Arguments::parse_from(["conch-cluster", "--name", "a", "run", "--", "kubectl", "get", "--help"]);
         assert_eq!(parsed.name, "a");
         assert!(matches!(parsed.action, Action::Run { program } if program == ["kubectl", "get", "--help"]));
     }

@@ -48,7 +48,17 @@ const SOURCES: &[Source] = &[
             ("go.sum", include_str!("../go/kubernetes/go.sum")),
             ("main.go", include_str!("../go/kubernetes/main.go")),
         ],
-        build: &["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", KUBERNETES_LDFLAGS, "-o", "out/kube", "."],
+        build: &[
+            "go",
+            "build",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags",
+            KUBERNETES_LDFLAGS,
+            "-o",
+            "out/kube",
+            ".",
+        ],
         aliases: ("kube", KUBERNETES_NAMES),
         takes: "about 8 minutes on two cores the first time",
     },
@@ -84,7 +94,17 @@ const SOURCES: &[Source] = &[
             ("go.sum", include_str!("../go/coredns/go.sum")),
             ("main.go", include_str!("../go/coredns/main.go")),
         ],
-        build: &["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", "out/coredns", "."],
+        build: &[
+            "go",
+            "build",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags",
+            "-s -w",
+            "-o",
+            "out/coredns",
+            ".",
+        ],
         aliases: ("", &[]),
         takes: "about 1 minute on two cores the first time",
     },
@@ -129,7 +149,11 @@ impl Binaries {
             .iter()
             .map(|folder| folder.join(program))
             .find(|candidate| candidate.exists())
-            .ok_or_else(|| Error::Invalid(format!("{program} is missing from the cache; `conch-cluster build` builds it")))
+            .ok_or_else(|| {
+                Error::Invalid(format!(
+                    "{program} is missing from the cache; `conch-cluster build` builds it"
+                ))
+            })
     }
 
     /// The folders that hold the programs.
@@ -145,7 +169,9 @@ pub fn cache_directory() -> Result<PathBuf> {
         .filter(|path| path.is_absolute())
         .or_else(|| from("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join("conch"))
-        .ok_or_else(|| Error::Prerequisite("set HOME or XDG_CACHE_HOME: built programs are kept there".into()))
+        .ok_or_else(|| {
+            Error::Prerequisite("set HOME or XDG_CACHE_HOME: built programs are kept there".into())
+        })
 }
 
 fn ensure_source(cache: &Path, source: &Source, progress: &Progress) -> Result<PathBuf> {

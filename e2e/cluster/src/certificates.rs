@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 
 use crate::error::{Context, Result};
@@ -20,7 +21,11 @@ struct Subject {
 /// The clients of the API server; the file is named by the first field.
 const CLIENTS: &[Subject] = &[
     Subject { name: "admin", common_name: "admin", organization: Some("system:masters") },
-    Subject { name: "kube-controller-manager", common_name: "system:kube-controller-manager", organization: None },
+    Subject {
+        name: "kube-controller-manager",
+        common_name: "system:kube-controller-manager",
+        organization: None,
+    },
     Subject { name: "kube-scheduler", common_name: "system:kube-scheduler", organization: None },
     Subject { name: "kube-proxy", common_name: "system:kube-proxy", organization: None },
     // What the API server shows to kubelets for logs, exec and port-forward.
@@ -95,7 +100,8 @@ fn issue(
         parameters.distinguished_name.push(DnType::OrganizationName, organization);
     }
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    parameters.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate()?;
     let certificate = parameters.signed_by(&key, authority)?;
     let path = layout.certificate(name);

@@ -45,7 +45,8 @@ impl Cgroups {
             return Ok(found);
         }
         Err(Error::Prerequisite(
-            "no cgroups are mounted: mount cgroup2 at /sys/fs/cgroup, or the version 1 controllers below it".into(),
+            "no cgroups are mounted: mount cgroup2 at /sys/fs/cgroup, or the version 1 controllers below it"
+                .into(),
         ))
     }
 
@@ -134,7 +135,10 @@ impl Cgroups {
     fn is_frozen(&self, directory: &Path) -> Result<bool> {
         if self.is_v2() {
             let events = directory.join("cgroup.events");
-            return Ok(fs::read_to_string(&events).at("read", &events)?.lines().any(|line| line == "frozen 1"));
+            return Ok(fs::read_to_string(&events)
+                .at("read", &events)?
+                .lines()
+                .any(|line| line == "frozen 1"));
         }
         let state = directory.join("freezer.state");
         Ok(fs::read_to_string(&state).at("read", &state)?.trim() == "FROZEN")
@@ -187,7 +191,9 @@ fn remove_group(directory: &Path) -> Result<()> {
         match fs::remove_dir(directory) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if Instant::now() > deadline => return Err(error).at("remove the control group", directory),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).at("remove the control group", directory);
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }

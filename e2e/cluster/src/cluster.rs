@@ -18,7 +18,7 @@ use crate::lifecycle;
 use crate::messages::{Deed, Request, ask};
 
 /// How long a restarted node may take until it is Ready, or the API server until it answers.
-const RETURN_LIMIT: Duration = Duration::from_secs(120);
+const RETURN_LIMIT: Duration = Duration::from_mins(2);
 
 /// What to bring up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +101,8 @@ impl Cluster {
     pub fn list() -> Result<Vec<Listed>> {
         let directory = clusters_directory()?;
         let Ok(entries) = fs::read_dir(&directory) else { return Ok(Vec::new()) };
-        let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         let listed = names.into_iter().filter_map(|name| {
             let layout = Layout::named(&name).ok()?;
@@ -212,12 +213,14 @@ impl Cluster {
         self.wait(&format!("{name} is not Ready"), || {
             // The node's old state stays Ready for a while after its death; its lease tells the new kubelet.
             self.last_sign_of_life(number) != before
-                && kubectl::get(&self.layout, &["node", &name]).is_ok_and(|node| kubectl::is_node_ready(&node))
+                && kubectl::get(&self.layout, &["node", &name])
+                    .is_ok_and(|node| kubectl::is_node_ready(&node))
         })
     }
 
     fn last_sign_of_life(&self, number: usize) -> Option<Value> {
-        let lease = kubectl::get(&self.layout, &["lease", &node_name(number), "--namespace", "kube-node-lease"]);
+        let lease =
+            kubectl::get(&self.layout, &["lease", &node_name(number), "--namespace", "kube-node-lease"]);
         lease.ok().map(|lease| lease["spec"]["renewTime"].clone())
     }
 
@@ -242,7 +245,9 @@ impl Cluster {
         self.act(component, Deed::Restart)?;
         match component {
             Component::Etcd => Ok(()),
-            Component::ApiServer => self.wait("the API server is not ready", || kubectl::is_ready(&self.layout)),
+            Component::ApiServer => {
+                self.wait("the API server is not ready", || kubectl::is_ready(&self.layout))
+            }
         }
     }
 
@@ -271,7 +276,8 @@ impl Cluster {
             .flatten()
             .filter_map(|task| read_json::<Value>(&task.path().join("config.json")).ok())
             .filter(|specification| {
-                let annotation = |name: &str| &specification["annotations"][format!("io.kubernetes.cri.{name}")];
+                let annotation =
+                    |name: &str| &specification["annotations"][format!("io.kubernetes.cri.{name}")];
                 annotation("sandbox-uid") == pod_uid && annotation("container-name") == container_name
             })
             .filter_map(|specification| specification["linux"]["cgroupsPath"].as_str().map(str::to_owned))

@@ -46,7 +46,6 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Err(failure(line, &finished))
 }
 
-
 /// The command line as a person would type it.
 pub(crate) fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,17 +17,26 @@ use crate::description::{Description, read_json};
 use crate::error::{Context, Error, Result};
 use crate::forward;
 use crate::keeper::{Daemon, Keeper};
-use crate::layout::{API_PORT, BRIDGE, CONTROL_ADDRESS, Layout, link_name, node_address, node_name, pod_network};
+use crate::layout::{
+    API_PORT, BRIDGE, CONTROL_ADDRESS, Layout, link_name, node_address, node_name, pod_network,
+};
 use crate::messages::{Answer, Deed, Request, receive, send};
 
 /// How long a node's first process may take to appear.
 const BIRTH_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the API server may take until it listens.
+const LISTEN_LIMIT: Duration = Duration::from_secs(45);
+/// The daemon whose port is passed on to the outside.
+const API_SERVER: &str = "kube-apiserver";
 
 struct Supervisor {
     layout: Layout,
     description: Description,
     cgroups: Cgroups,
     keeper: Arc<Keeper>,
+    /// The API server's port outside of the namespaces.
+    loopback: TcpListener,
     /// Nodes whose link is down; a restarted node does not plug its cable back in.
     cut: Mutex<BTreeSet<usize>>,
 }
@@ -41,11 +51,12 @@ pub(crate) fn run(layout: Layout) -> Result<()> {
         description,
         cgroups,
         keeper: Keeper::begin(),
+        loopback: forward::inherited_listener().doing(|| "cannot take over the loopback port".to_owned())?,
         cut: Mutex::new(BTreeSet::new()),
     });
     supervisor.make_network()?;
-    let listener = forward::inherited_listener().doing(|| "cannot take over the loopback port".to_owned())?;
-    thread::spawn(move || forward::serve(&listener, API_PORT));
+    let forwarder = Arc::clone(&supervisor);
+    thread::spawn(move || forward::serve(&forwarder.loopback, API_PORT));
     let path = supervisor.layout.socket();
     let socket = UnixListener::bind(&path).at("listen on", &path)?;
     let starter = Arc::clone(&supervisor);
@@ -84,7 +95,7 @@ impl Supervisor {
 
     fn start(&self) -> Result<()> {
         for daemon in components::control_plane(&self.layout, &self.description)? {
-            let api_server = daemon.name == "kube-apiserver";
+            let api_server = daemon.name == API_SERVER;
             self.keeper.start(daemon)?;
             if api_server {
                 // Nodes prepare themselves while the API server starts.
@@ -128,14 +139,40 @@ impl Supervisor {
         match deed {
             Deed::Stop => self.keeper.signal(name, Signal::STOP),
             Deed::Continue => self.keeper.signal(name, Signal::CONT),
-            Deed::Kill => self.keeper.kill(name),
+            Deed::Kill => self.kill_component(name),
             Deed::Restart => {
-                self.keeper.kill(name)?;
+                self.kill_component(name)?;
                 self.keeper.start_again(name)?;
                 self.keeper.set_restart(name, true);
+                if name == API_SERVER {
+                    self.open_loopback()?;
+                }
                 Ok(())
             }
         }
+    }
+
+    fn kill_component(&self, name: &str) -> Result<()> {
+        self.keeper.kill(name)?;
+        if name == API_SERVER {
+            // It may be closed already.
+            let _ = forward::close(&self.loopback);
+        }
+        Ok(())
+    }
+
+    /// Lets the loopback port listen again as soon as the API server does.
+    fn open_loopback(&self) -> Result<()> {
+        let deadline = Instant::now() + LISTEN_LIMIT;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, API_PORT)).is_err() {
+            if Instant::now() > deadline {
+                return Err(Error::Refused(format!(
+                    "the API server does not listen; look into the log of {API_SERVER}"
+                )));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        forward::open(&self.loopback).doing(|| "cannot listen on the loopback port".to_owned())
     }
 
     fn check(&self, number: usize) -> Result<()> {
@@ -154,7 +191,9 @@ impl Supervisor {
         let group = self.description.node_cgroup(number);
         self.cgroups.remove(&group)?;
         let mut arguments: Vec<_> =
-            ["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"].map(Into::into).into();
+            ["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"]
+                .map(Into::into)
+                .into();
         arguments.push(self.layout.program().into());
         arguments.extend(["internal", "node"].map(Into::into));
         arguments.extend([self.layout.root().into(), number.to_string().into()]);
@@ -174,12 +213,15 @@ impl Supervisor {
         // The kernel removes a dead node's link a little later than its processes.
         let _ = self.keeper.run("ip", &["link", "del", &link]);
         let pid = pid.to_string();
-        self.keeper.run("ip", &["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
+        self.keeper
+            .run("ip", &["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
         self.keeper.run("ip", &["link", "set", &link, "master", BRIDGE])?;
         if !self.cut().contains(&number) {
             self.keeper.run("ip", &["link", "set", &link, "up"])?;
         }
-        self.keeper.run("ip", &["route", "replace", &pod_network(number), "via", &node_address(number)]).map(drop)
+        self.keeper
+            .run("ip", &["route", "replace", &pod_network(number), "via", &node_address(number)])
+            .map(drop)
     }
 
     fn kill_node(&self, number: usize) -> Result<()> {

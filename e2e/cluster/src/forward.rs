@@ -3,12 +3,29 @@
 //! A socket belongs to the network namespace in which it was made, whoever holds it. `up` makes the
 //! listening socket outside and hands it to the supervisor, which accepts connections from it and dials
 //! the API server in its own namespace: no other process, and no thread that changes its namespace.
+//! While the API server is dead, the socket does not listen, so that clients see what they would see of a
+//! dead server: a refused connection.
 
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
+
+use rustix::net::{Shutdown as Ends, listen, shutdown};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Lets the socket refuse connections; it keeps its port.
+pub(crate) fn close(listener: &TcpListener) -> io::Result<()> {
+    Ok(shutdown(listener, Ends::Read)?)
+}
+
+/// Lets the socket listen again.
+pub(crate) fn open(listener: &TcpListener) -> io::Result<()> {
+    Ok(listen(listener, BACKLOG)?)
+}
 
 /// The listening socket that was handed over as standard input.
 pub(crate) fn inherited_listener() -> io::Result<TcpListener> {
@@ -25,8 +42,8 @@ pub(crate) fn serve(listener: &TcpListener, port: u16) {
                     let _ = join(&client, port);
                 });
             }
-            // Too many open files, for example: the next attempt may do better.
-            Err(_) => thread::sleep(Duration::from_millis(100)),
+            // It is closed for now, or there are too many open files: a later attempt may do better.
+            Err(_) => thread::sleep(Duration::from_millis(50)),
         }
     }
 }
@@ -55,6 +72,23 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream) {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
+
+    #[test]
+    fn a_closed_socket_refuses_and_listens_again_on_its_port() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = outside.local_addr().unwrap();
+        let accepting = outside.try_clone().unwrap();
+        thread::spawn(move || serve(&accepting, port));
+        assert!(TcpStream::connect(address).is_ok());
+        close(&outside).unwrap();
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        open(&outside).unwrap();
+        TcpStream::connect(address).unwrap();
+        server.accept().unwrap();
+        server.accept().unwrap();
+    }
 
     #[test]
     fn both_directions_and_the_end_are_passed_on() {

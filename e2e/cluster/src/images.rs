@@ -18,12 +18,18 @@ pub(crate) fn import_all(layout: &Layout, number: usize, ctr: &dyn Fn(&[&str]) -
 }
 
 /// Imports one archive into a node's containerd, unless it has it.
-pub(crate) fn import(layout: &Layout, number: usize, archive: &Path, ctr: &dyn Fn(&[&str]) -> Result<()>) -> Result<()> {
+pub(crate) fn import(
+    layout: &Layout,
+    number: usize,
+    archive: &Path,
+    ctr: &dyn Fn(&[&str]) -> Result<()>,
+) -> Result<()> {
     let marks = layout.node(number).join("imported");
     fs::create_dir_all(&marks).at("create", &marks)?;
     let mark = marks.join(archive.file_name().unwrap_or_default());
     let data = fs::metadata(archive).at("read", archive)?;
-    let changed = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    let changed =
+        data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     let current = format!("{} {}", data.len(), changed.as_nanos());
     if fs::read_to_string(&mark).is_ok_and(|known| known == current) {
         return Ok(());
@@ -35,7 +41,8 @@ pub(crate) fn import(layout: &Layout, number: usize, archive: &Path, ctr: &dyn F
 
 /// Copies an archive to the cluster's directory, whole or not at all.
 pub(crate) fn keep(layout: &Layout, archive: &Path) -> Result<PathBuf> {
-    let name = archive.file_stem().ok_or_else(|| Error::Invalid(format!("{} is no file", archive.display())))?;
+    let name =
+        archive.file_stem().ok_or_else(|| Error::Invalid(format!("{} is no file", archive.display())))?;
     let mut file_name = name.to_owned();
     file_name.push(".tar");
     let kept = layout.images().join(file_name);

@@ -24,7 +24,8 @@ pub(crate) fn write_all(layout: &Layout, nodes: usize, port: u16) -> Result<()> 
         write_secret(&layout.inner_kubeconfig(&user), &text)?;
     }
     // Embedded certificates, so that the file can be copied or mounted elsewhere.
-    let embed = |path: std::path::PathBuf| fs::read(&path).at("read", &path).map(|bytes| STANDARD.encode(bytes));
+    let embed =
+        |path: std::path::PathBuf| fs::read(&path).at("read", &path).map(|bytes| STANDARD.encode(bytes));
     let text = kubeconfig(
         layout.name(),
         &format!("https://127.0.0.1:{port}"),
@@ -61,7 +62,8 @@ mod tests {
 
     #[test]
     fn a_kubeconfig_names_its_cluster() {
-        let text = kubeconfig("dev", "https://127.0.0.1:1", &json!({"certificate-authority": "/ca"}), &json!({}));
+        let text =
+            kubeconfig("dev", "https://127.0.0.1:1", &json!({"certificate-authority": "/ca"}), &json!({}));
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["current-context"], "conch-dev");
         assert_eq!(value["clusters"][0]["cluster"]["server"], "https://127.0.0.1:1");

@@ -34,7 +34,8 @@ pub(crate) fn apply(layout: &Layout, file: &Path) -> Result<()> {
 /// Reads an object or a list.
 pub(crate) fn get(layout: &Layout, arguments: &[&str]) -> Result<Value> {
     let text = output(kubectl(layout).arg("get").args(arguments).args(["--output", "json"]))?;
-    serde_json::from_str(&text).map_err(|error| Error::Invalid(format!("kubectl's answer makes no sense: {error}")))
+    serde_json::from_str(&text)
+        .map_err(|error| Error::Invalid(format!("kubectl's answer makes no sense: {error}")))
 }
 
 /// Whether the API server is ready.
@@ -45,7 +46,12 @@ pub(crate) fn is_ready(layout: &Layout) -> bool {
 /// The names of the nodes that are Ready, of a list of nodes.
 pub(crate) fn ready_nodes(list: &Value) -> Vec<String> {
     let items = list["items"].as_array().map_or(&[][..], Vec::as_slice);
-    items.iter().filter(|node| is_node_ready(node)).filter_map(|node| node["metadata"]["name"].as_str()).map(str::to_owned).collect()
+    items
+        .iter()
+        .filter(|node| is_node_ready(node))
+        .filter_map(|node| node["metadata"]["name"].as_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Whether a node says that it is Ready.
@@ -61,9 +67,7 @@ mod tests {
 
     #[test]
     fn only_ready_nodes_count() {
-        let node = |name: &str, status: &str| {
-            json!({"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": status}]}})
-        };
+        let node = |name: &str, status: &str| json!({"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": status}]}});
         let list = json!({"items": [node("node-1", "True"), node("node-2", "Unknown"), {"metadata": {"name": "new"}}]});
         assert_eq!(ready_nodes(&list), ["node-1"]);
         assert!(ready_nodes(&json!({})).is_empty());

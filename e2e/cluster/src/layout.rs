@@ -110,6 +110,11 @@ impl Layout {
         self.root.join("api-is-up")
     }
 
+    /// Exists once `up` has seen everything work.
+    pub(crate) fn complete(&self) -> PathBuf {
+        self.root.join("complete")
+    }
+
     pub(crate) fn log(&self, what: &str) -> PathBuf {
         self.root.join("log").join(format!("{what}.log"))
     }
@@ -183,7 +188,8 @@ pub(crate) fn clusters_directory() -> Result<PathBuf> {
 }
 
 fn check_name(name: &str) -> Result<()> {
-    let allowed = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-';
+    let allowed =
+        |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-';
     let fits = !name.is_empty() && name.len() <= LONGEST_NAME && name.chars().all(allowed);
     if fits && !name.starts_with('-') {
         return Ok(());
@@ -223,7 +229,10 @@ mod tests {
 
     #[test]
     fn addresses_follow_the_node_number() {
-        assert_eq!((node_name(1), node_address(1), pod_network(1)), ("node-1".into(), "10.88.0.11".into(), "10.89.1.0/24".into()));
+        assert_eq!(
+            (node_name(1), node_address(1), pod_network(1)),
+            ("node-1".into(), "10.88.0.11".into(), "10.89.1.0/24".into())
+        );
         assert!(link_name(MOST_NODES).len() <= 15, "an interface name has 15 characters at most");
     }
 }

@@ -28,7 +28,7 @@ use crate::processes;
 use crate::progress::Progress;
 
 /// How long a cluster may take until its nodes are Ready and its DNS answers.
-const UP_LIMIT: Duration = Duration::from_secs(240);
+const UP_LIMIT: Duration = Duration::from_mins(4);
 /// How long a killed cluster may take to be gone.
 const DEATH_LIMIT: Duration = Duration::from_secs(20);
 
@@ -77,7 +77,11 @@ pub(crate) fn up(layout: &Layout, nodes: usize) -> Result<()> {
     write_files(layout, &description)?;
     progress.say("files written; starting etcd, the control plane and the nodes");
     start(layout, listener)?;
-    wait(layout, nodes, &progress)?;
+    if let Err(error) = wait(layout, nodes, &progress) {
+        // What does not work is not left running; its logs stay.
+        clear(layout)?;
+        return Err(error);
+    }
     progress.say(&format!("cluster {} is up; KUBECONFIG={}", layout.name(), layout.kubeconfig().display()));
     Ok(())
 }
@@ -90,6 +94,10 @@ fn check_running(layout: &Layout, nodes: usize, progress: &Progress) -> Result<(
             layout.name(),
             description.nodes
         )));
+    }
+    if !layout.complete().exists() {
+        progress.say("an earlier `up` was interrupted: waiting in its place");
+        wait(layout, nodes, progress)?;
     }
     let api = if kubectl::is_ready(layout) { "answers" } else { "does not answer" };
     progress.say(&format!("cluster {} is up already; its API server {api}", layout.name()));
@@ -129,7 +137,8 @@ fn cgroup(layout: &Layout) -> String {
 
 /// Ends every process of a cluster, however the last run ended, and removes its control groups and mounts.
 fn clear(layout: &Layout) -> Result<()> {
-    let group = read_json::<Description>(&layout.description()).map_or_else(|_| cgroup(layout), |known| known.cgroup);
+    let group =
+        read_json::<Description>(&layout.description()).map_or_else(|_| cgroup(layout), |known| known.cgroup);
     let holder = read_json::<Holder>(&layout.holder()).ok().filter(holder_lives);
     if let Some(holder) = &holder {
         processes::kill(holder.pid);
@@ -182,7 +191,11 @@ fn remove_old_files(layout: &Layout) -> Result<()> {
         if path == layout.port() || path == layout.images() {
             continue;
         }
-        let removed = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed.at("remove", &path)?;
     }
     Ok(())
@@ -220,7 +233,10 @@ fn write_files(layout: &Layout, description: &Description) -> Result<()> {
         keep_own_image(layout, &description.binaries, image, name)?;
     }
     let manifest = root.join("coredns.yaml");
-    fs::write(&manifest, include_str!("../assets/coredns.yaml")).at("write", &manifest)?;
+    // Where there are two nodes, names go on being found when one of them dies.
+    let replicas = format!("replicas: {}", description.nodes.min(2));
+    let text = include_str!("../assets/coredns.yaml").replace("replicas: 1", &replicas);
+    fs::write(&manifest, text).at("write", &manifest)?;
     let program = own_program()?;
     fs::copy(&program, layout.program()).at("copy", &program)?;
     write_json(&layout.description(), description)
@@ -245,11 +261,9 @@ fn own_program() -> Result<PathBuf> {
     let named = std::env::var_os("CONCH_CLUSTER_PROGRAM").map(PathBuf::from);
     // Tests and examples are one directory below the programs.
     let near = this.ancestors().skip(1).take(2).map(|directory| directory.join("conch-cluster"));
-    named
-        .into_iter()
-        .chain(near)
-        .find(|candidate| candidate.is_file())
-        .ok_or_else(|| Error::Prerequisite("build the program first: cargo build --package conch-cluster".into()))
+    named.into_iter().chain(near).find(|candidate| candidate.is_file()).ok_or_else(|| {
+        Error::Prerequisite("build the program first: cargo build --package conch-cluster".into())
+    })
 }
 
 /// Starts the supervisor in namespaces of its own, detached from the caller.
@@ -294,14 +308,17 @@ fn wait(layout: &Layout, nodes: usize, progress: &Progress) -> Result<()> {
         kubectl::get(layout, &dns).is_ok_and(|found| found["status"]["availableReplicas"].as_u64() >= Some(1))
     })?;
     progress.say("DNS running");
-    Ok(())
+    fs::write(layout.complete(), "").at("write", &layout.complete())
 }
 
 fn poll(layout: &Layout, deadline: Instant, what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     while !done() {
         let (what, look) = (what.to_owned(), layout.root().join("log"));
         if !is_running(layout) {
-            return Err(Error::Refused(format!("the cluster's supervisor ended; look into {}", look.display())));
+            return Err(Error::Refused(format!(
+                "the cluster's supervisor ended; look into {}",
+                look.display()
+            )));
         }
         if Instant::now() > deadline {
             return Err(Error::Late { what, seconds: UP_LIMIT.as_secs(), look });

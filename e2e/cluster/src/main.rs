@@ -58,7 +58,10 @@ fn list() -> Result<()> {
     println!("{:<20}  {:<12}  {:<5}  API SERVER", "NAME", "STATE", "NODES");
     for cluster in Cluster::list()? {
         let state = if cluster.up { "up" } else { "ended" };
-        println!("{:<20}  {state:<12}  {:<5}  https://127.0.0.1:{}", cluster.name, cluster.nodes, cluster.port);
+        println!(
+            "{:<20}  {state:<12}  {:<5}  https://127.0.0.1:{}",
+            cluster.name, cluster.nodes, cluster.port
+        );
     }
     Ok(())
 }
@@ -69,7 +72,10 @@ fn run_program(cluster: &Cluster, program: &[String]) -> Result<()> {
     let before = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{before}", cluster.tools_directory().display());
     // The name is looked up in the new PATH, so that `run -- kubectl` finds the cluster's own.
-    let found = path.split(':').map(|directory| Path::new(directory).join(name)).find(|candidate| candidate.is_file());
+    let found = path
+        .split(':')
+        .map(|directory| Path::new(directory).join(name))
+        .find(|candidate| candidate.is_file());
     let program = found.filter(|_| !name.contains('/')).unwrap_or_else(|| name.into());
     let source = Command::new(&program)
         .args(arguments)
@@ -83,6 +89,7 @@ fn run_program(cluster: &Cluster, program: &[String]) -> Result<()> {
 
 fn logs(cluster: &Cluster, component: &str) -> Result<()> {
     let path = cluster.log(component)?;
-    let shown = std::fs::File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut std::io::stdout()));
+    let shown =
+        std::fs::File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut std::io::stdout()));
     shown.map(drop).map_err(|source| Error::Io { doing: format!("cannot show {}", path.display()), source })
 }

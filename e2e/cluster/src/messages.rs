@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Result};
 
 /// The longest that one request may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// What is done to a program of the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -35,7 +35,8 @@ pub(crate) fn run(layout: Layout, number: usize) -> Result<()> {
     Cgroups::find()?.join(&format!("{}/system", description.node_cgroup(number)))?;
     let node = Node { number, layout, description, keeper: Keeper::begin() };
     node_mounts::prepare(&node.layout, &node.description)?;
-    rustix::system::sethostname(node_name(number).as_bytes()).doing(|| "cannot set the host name".to_owned())?;
+    rustix::system::sethostname(node_name(number).as_bytes())
+        .doing(|| "cannot set the host name".to_owned())?;
     node.make_network()?;
     node.start_containerd()?;
     node.wait_for_api();
@@ -121,7 +122,10 @@ fn wait_until(what: &str, done: impl Fn() -> bool) -> Result<()> {
     let deadline = Instant::now() + APPEARANCE_LIMIT;
     while !done() {
         if Instant::now() > deadline {
-            return Err(Error::Refused(format!("{what} did not appear within {} s", APPEARANCE_LIMIT.as_secs())));
+            return Err(Error::Refused(format!(
+                "{what} did not appear within {} s",
+                APPEARANCE_LIMIT.as_secs()
+            )));
         }
         thread::sleep(Duration::from_millis(10));
     }

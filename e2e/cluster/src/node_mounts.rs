@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+};
 
 use crate::description::Description;
 use crate::error::{Context, Result};
@@ -28,7 +30,8 @@ const OWN_SETTINGS: &[(&str, &str)] = &[
 /// Prepares the mount namespace of the calling process.
 pub(crate) fn prepare(layout: &Layout, description: &Description) -> Result<()> {
     let root = Path::new("/");
-    mount_change(root, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).at("make private", root)?;
+    mount_change(root, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .at("make private", root)?;
     let mut keep = vec![layout.root().to_owned()];
     keep.extend(description.binaries.folders().iter().cloned());
     for directory in OWN_DIRECTORIES {

@@ -47,13 +47,16 @@ pub fn ensure() -> Result<()> {
     output(command("apt-get").args(install).args(&missing).env(quiet.0, quiet.1))?;
     match missing_things() {
         still if still.is_empty() => Ok(()),
-        still => Err(Error::Prerequisite(format!("still missing after installing {names}: {}", still.join(", ")))),
+        still => {
+            Err(Error::Prerequisite(format!("still missing after installing {names}: {}", still.join(", "))))
+        }
     }
 }
 
 /// The folder with the network plugins.
 pub(crate) fn plugin_directory() -> Result<PathBuf> {
-    let complete = |directory: &&&str| PLUGINS.iter().all(|plugin| Path::new(directory).join(plugin).is_file());
+    let complete =
+        |directory: &&&str| PLUGINS.iter().all(|plugin| Path::new(directory).join(plugin).is_file());
     PLUGIN_DIRECTORIES.iter().find(complete).map(PathBuf::from).ok_or_else(|| {
         Error::Prerequisite(format!("the network plugins are missing: install {PLUGIN_PACKAGE}"))
     })
@@ -71,7 +74,8 @@ pub(crate) fn check_go(files: &[(&str, &str)]) -> Result<()> {
     let installed = output(command("go").args(["env", "GOVERSION", "GOTOOLCHAIN"]).current_dir("/"))?;
     let mut lines = installed.lines();
     let version = lines.next().unwrap_or_default().trim_start_matches("go");
-    let fetches = !lines.next().unwrap_or_default().starts_with("local") && parse_version(version) >= parse_version("1.21");
+    let fetches = !lines.next().unwrap_or_default().starts_with("local")
+        && parse_version(version) >= parse_version("1.21");
     if fetches || parse_version(version) >= parse_version(&needed) {
         return Ok(());
     }
@@ -91,8 +95,11 @@ fn parse_version(text: &str) -> Vec<u32> {
 }
 
 fn missing_packages() -> Vec<&'static str> {
-    let mut packages: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect();
+    let mut packages: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| find_program(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
     if packages.contains(&"gcc") {
         packages.push("libc6-dev");
     }
