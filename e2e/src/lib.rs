@@ -1,3 +1,19 @@
 //! End-to-end tests and the demo, on a real cluster with real faults.
 
 pub mod checker;
+mod environment;
+mod error;
+mod namespace;
+mod probes;
+mod tools;
+mod workload;
+
+pub use environment::{
+    CLUSTER, Environment, KUBECONFIG_VARIABLE, OPERATOR_NAMESPACE, OPERATOR_SELECTOR, RELEASE,
+    chart_directory, image_file,
+};
+pub use error::{Error, Result};
+pub use namespace::Namespace;
+pub use probes::{Candidate, Probes};
+pub use tools::{Tools, run};
+pub use workload::{CONTAINER, Workload};

@@ -31,7 +31,7 @@ enum Action {
         #[arg(long, default_value_t = 10)]
         interval_ms: u64,
         /// Directory of the log [default: standard output]
-        #[arg(long)]
+        #[arg(long, env = "PROBE_DIRECTORY")]
         directory: Option<PathBuf>,
         /// Name of the log file.
         #[arg(long, env = "PROBE_NAME", default_value = "probe")]

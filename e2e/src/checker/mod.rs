@@ -9,7 +9,7 @@ mod interval;
 mod tests;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use conch_probe::Line;
 
@@ -59,12 +59,7 @@ impl Run {
     fn beliefs(&self) -> impl Iterator<Item = Belief<'_>> {
         let ended = self.ended().unwrap_or(u64::MAX);
         self.lines.iter().filter_map(move |line| match line {
-            Line::Yes {
-                asked,
-                answered,
-                deadline,
-                token,
-            } => Some(Belief {
+            Line::Yes { asked, answered, deadline, token } => Some(Belief {
                 pod: &self.pod,
                 asked: *asked,
                 answered: *answered,
@@ -82,10 +77,7 @@ impl History {
         let beliefs = self.beliefs();
         let mut by_pod: BTreeMap<&str, Vec<Interval>> = BTreeMap::new();
         for belief in &beliefs {
-            by_pod.entry(belief.pod).or_default().push(Interval {
-                from: belief.asked,
-                until: belief.until,
-            });
+            by_pod.entry(belief.pod).or_default().push(Interval { from: belief.asked, until: belief.until });
         }
         let by_pod: Vec<Vec<Interval>> = by_pod.into_values().map(merge).collect();
         Verdict {
@@ -100,17 +92,10 @@ impl History {
     /// From `event` to the first answer of a term that began after it.
     pub fn next_term_after(&self, event: u64) -> Option<u64> {
         let beliefs = self.beliefs();
-        let before = beliefs
-            .iter()
-            .filter(|belief| belief.answered <= event)
-            .map(|belief| belief.token)
-            .max();
+        let before =
+            beliefs.iter().filter(|belief| belief.answered <= event).map(|belief| belief.token).max();
         let next = |belief: &&Belief<'_>| belief.answered > event && Some(belief.token) > before;
-        beliefs
-            .iter()
-            .filter(next)
-            .map(|belief| belief.answered - event)
-            .min()
+        beliefs.iter().filter(next).map(|belief| belief.answered - event).min()
     }
 
     /// From `event` to the next answer "you lead" of any term.
@@ -120,6 +105,16 @@ impl History {
             .filter(|belief| belief.asked >= event)
             .map(|belief| belief.answered - event)
             .min()
+    }
+
+    /// How many pods were answered since a time.
+    pub fn answering_since(&self, since: u64) -> usize {
+        let answered = |line: &Line| match line {
+            Line::Yes { asked, .. } | Line::No { asked, .. } => *asked >= since,
+            _ => false,
+        };
+        let runs = self.runs.iter().filter(|run| run.lines.iter().rev().any(answered));
+        runs.map(|run| run.pod.as_str()).collect::<BTreeSet<_>>().len()
     }
 
     /// The pod that was last told that it leads, and the term's token.
@@ -154,10 +149,7 @@ impl History {
 fn longest_gap(beliefs: &[Belief<'_>]) -> u64 {
     let mut longest = 0;
     let mut covered = beliefs.iter().map(|belief| belief.answered).min().unwrap_or(0);
-    let mut known: Vec<_> = beliefs
-        .iter()
-        .map(|belief| (belief.answered, belief.until))
-        .collect();
+    let mut known: Vec<_> = beliefs.iter().map(|belief| (belief.answered, belief.until)).collect();
     known.sort_unstable();
     for (answered, until) in known {
         longest = longest.max(answered.saturating_sub(covered));
@@ -173,19 +165,12 @@ fn token_fault(beliefs: &[Belief<'_>]) -> Option<TokenFault> {
         if let Some((highest, _)) = owners.last_key_value()
             && belief.token < *highest
         {
-            return Some(TokenFault::Fell {
-                from: *highest,
-                to: belief.token,
-                pod: belief.pod.to_owned(),
-            });
+            return Some(TokenFault::Fell { from: *highest, to: belief.token, pod: belief.pod.to_owned() });
         }
         let owner = *owners.entry(belief.token).or_insert(belief.pod);
         if owner != belief.pod {
             let pods = [owner.to_owned(), belief.pod.to_owned()];
-            return Some(TokenFault::Shared {
-                token: belief.token,
-                pods,
-            });
+            return Some(TokenFault::Shared { token: belief.token, pods });
         }
     }
     None

@@ -5,20 +5,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn yes(asked: u64, deadline: u64, token: u128) -> Line {
-    Line::Yes {
-        asked,
-        answered: asked + 1,
-        deadline,
-        token,
-    }
+    Line::Yes { asked, answered: asked + 1, deadline, token }
 }
 
 fn run(pod: &str, lines: Vec<Line>) -> Run {
-    Run {
-        pod: pod.to_owned(),
-        lines,
-        died: None,
-    }
+    Run { pod: pod.to_owned(), lines, died: None }
 }
 
 fn history(runs: Vec<Run>) -> History {
@@ -34,64 +25,28 @@ fn terms_one_after_the_other_are_right() {
                 Line::Start { at: 0 },
                 yes(10, 100, 1),
                 yes(50, 140, 1),
-                Line::No {
-                    asked: 60,
-                    answered: 61,
-                },
+                Line::No { asked: 60, answered: 61 },
             ],
         ),
-        run(
-            "b",
-            vec![
-                Line::No {
-                    asked: 20,
-                    answered: 21,
-                },
-                yes(140, 200, 2),
-            ],
-        ),
+        run("b", vec![Line::No { asked: 20, answered: 21 }, yes(140, 200, 2)]),
     ])
     .judge();
     assert_eq!(verdict.faults(), Vec::<String>::new());
-    assert_eq!(
-        (verdict.terms, verdict.requests(), verdict.longest_gap),
-        (2, 5, 1)
-    );
+    assert_eq!((verdict.terms, verdict.requests(), verdict.longest_gap), (2, 5, 1));
 }
 
 #[test]
 fn a_single_nanosecond_of_overlap_is_caught() {
-    let verdict = history(vec![
-        run("a", vec![yes(10, 100, 1)]),
-        run("b", vec![yes(99, 200, 2)]),
-    ])
-    .judge();
+    let verdict = history(vec![run("a", vec![yes(10, 100, 1)]), run("b", vec![yes(99, 200, 2)])]).judge();
     assert_eq!(verdict.overlap, 1);
-    assert!(
-        verdict.faults()[0].contains("rightly believed"),
-        "{:?}",
-        verdict.faults()
-    );
-    assert!(
-        verdict.to_string().starts_with("overlap 0.1 ms"),
-        "never rounded to zero: {verdict}"
-    );
+    assert!(verdict.faults()[0].contains("rightly believed"), "{:?}", verdict.faults());
+    assert!(verdict.to_string().starts_with("overlap 0.1 ms"), "never rounded to zero: {verdict}");
 }
 
 #[test]
 fn a_belief_begins_before_the_question_not_with_the_answer() {
-    let late = Line::Yes {
-        asked: 50,
-        answered: 500,
-        deadline: 600,
-        token: 2,
-    };
-    assert_eq!(
-        history(vec![run("a", vec![yes(10, 100, 1)]), run("b", vec![late])])
-            .judge()
-            .overlap,
-        50
-    );
+    let late = Line::Yes { asked: 50, answered: 500, deadline: 600, token: 2 };
+    assert_eq!(history(vec![run("a", vec![yes(10, 100, 1)]), run("b", vec![late])]).judge().overlap, 50);
 }
 
 #[test]
@@ -100,92 +55,39 @@ fn a_program_that_ended_believes_nothing() {
     let successor = run("b", vec![yes(60, 200, 2)]);
     assert_eq!(history(vec![dead.clone(), successor.clone()]).judge().overlap, 0);
     dead.lines.pop();
-    assert_eq!(
-        history(vec![dead.clone(), successor.clone()]).judge().overlap,
-        140,
-        "it may still live"
-    );
+    assert_eq!(history(vec![dead.clone(), successor.clone()]).judge().overlap, 140, "it may still live");
     dead.died = Some(61);
     assert_eq!(history(vec![dead, successor]).judge().overlap, 1);
 }
 
 #[test]
 fn two_runs_of_one_pod_may_believe_at_one_time() {
-    let verdict = history(vec![
-        run("a", vec![yes(10, 100, 1)]),
-        run("a", vec![yes(20, 120, 2)]),
-    ])
-    .judge();
+    let verdict = history(vec![run("a", vec![yes(10, 100, 1)]), run("a", vec![yes(20, 120, 2)])]).judge();
     assert_eq!(verdict.faults(), Vec::<String>::new());
 }
 
 #[test]
 fn a_token_that_falls_or_is_shared_is_caught() {
-    let fell = history(vec![
-        run("a", vec![yes(10, 20, 5)]),
-        run("b", vec![yes(30, 40, 4)]),
-    ])
-    .judge();
-    assert_eq!(
-        fell.token_fault,
-        Some(TokenFault::Fell {
-            from: 5,
-            to: 4,
-            pod: "b".into()
-        })
-    );
-    let shared = history(vec![
-        run("a", vec![yes(10, 20, 5)]),
-        run("b", vec![yes(30, 40, 5)]),
-    ])
-    .judge();
-    assert_eq!(
-        shared.token_fault,
-        Some(TokenFault::Shared {
-            token: 5,
-            pods: ["a".into(), "b".into()]
-        })
-    );
-    let back = history(vec![
-        run("a", vec![yes(10, 20, 5), yes(50, 60, 5)]),
-        run("b", vec![yes(30, 40, 6)]),
-    ])
-    .judge();
-    assert!(
-        matches!(back.token_fault, Some(TokenFault::Fell { .. })),
-        "an old term that comes back"
-    );
-    assert_eq!(
-        [fell.faults().len(), shared.faults().len(), back.faults().len()],
-        [1, 1, 1]
-    );
+    let fell = history(vec![run("a", vec![yes(10, 20, 5)]), run("b", vec![yes(30, 40, 4)])]).judge();
+    assert_eq!(fell.token_fault, Some(TokenFault::Fell { from: 5, to: 4, pod: "b".into() }));
+    let shared = history(vec![run("a", vec![yes(10, 20, 5)]), run("b", vec![yes(30, 40, 5)])]).judge();
+    assert_eq!(shared.token_fault, Some(TokenFault::Shared { token: 5, pods: ["a".into(), "b".into()] }));
+    let back =
+        history(vec![run("a", vec![yes(10, 20, 5), yes(50, 60, 5)]), run("b", vec![yes(30, 40, 6)])]).judge();
+    assert!(matches!(back.token_fault, Some(TokenFault::Fell { .. })), "an old term that comes back");
+    assert_eq!([fell.faults().len(), shared.faults().len(), back.faults().len()], [1, 1, 1]);
 }
 
 #[test]
 fn a_history_without_a_leader_or_with_contradictions_is_no_success() {
     assert_eq!(history(vec![]).judge().faults().len(), 1);
-    let bad = history(vec![run(
-        "a",
-        vec![
-            yes(1, 2, 1),
-            Line::Bad {
-                asked: 3,
-                answered: 4,
-            },
-        ],
-    )])
-    .judge();
+    let bad = history(vec![run("a", vec![yes(1, 2, 1), Line::Bad { asked: 3, answered: 4 }])]).judge();
     assert!(bad.faults()[0].contains("contradict"));
 }
 
 #[test]
 fn the_gap_ends_when_the_next_leader_knows() {
-    let slow = Line::Yes {
-        asked: 150,
-        answered: 400,
-        deadline: 500,
-        token: 2,
-    };
+    let slow = Line::Yes { asked: 150, answered: 400, deadline: 500, token: 2 };
     let verdict = history(vec![run("a", vec![yes(10, 100, 1)]), run("b", vec![slow])]).judge();
     assert_eq!(verdict.longest_gap, 300);
 }
@@ -220,9 +122,7 @@ fn legal(terms: &[Term]) -> History {
         let end = now + length;
         for answer in 0..*answers {
             let asked = now + answer * (length / 10);
-            runs[*pod]
-                .lines
-                .push(yes(asked, (asked + length / 2 + 5).min(end), token * 10));
+            runs[*pod].lines.push(yes(asked, (asked + length / 2 + 5).min(end), token * 10));
         }
         now = end;
     }

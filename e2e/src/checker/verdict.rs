@@ -51,19 +51,13 @@ impl Verdict {
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if self.overlap > 0 {
-            faults.push(format!(
-                "two pods rightly believed to lead for {}",
-                milliseconds(self.overlap)
-            ));
+            faults.push(format!("two pods rightly believed to lead for {}", milliseconds(self.overlap)));
         }
         match &self.token_fault {
             Some(TokenFault::Fell { from, to, pod }) => {
                 faults.push(format!("the token fell from {from} to {to} ({pod})"));
             }
-            Some(TokenFault::Shared {
-                token,
-                pods: [one, other],
-            }) => {
+            Some(TokenFault::Shared { token, pods: [one, other] }) => {
                 faults.push(format!("{one} and {other} were both given token {token}"));
             }
             None => {}
@@ -79,12 +73,7 @@ impl Verdict {
 
     /// How many questions the probes asked.
     pub fn requests(&self) -> u64 {
-        let Count {
-            yes,
-            no,
-            unanswered,
-            bad,
-        } = self.count;
+        let Count { yes, no, unanswered, bad } = self.count;
         yes + no + unanswered + bad
     }
 }
@@ -92,11 +81,7 @@ impl Verdict {
 /// One line for people.
 impl fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tokens = if self.token_fault.is_none() {
-            "rise"
-        } else {
-            "DO NOT RISE"
-        };
+        let tokens = if self.token_fault.is_none() { "rise" } else { "DO NOT RISE" };
         write!(
             formatter,
             "overlap {}, longest gap {}, {} terms, tokens {tokens}, {} requests ({} yes, {} no, {} unanswered)",

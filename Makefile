@@ -1,0 +1,33 @@
+# Everything below runs as root on a Linux machine with Rust, Go and a C compiler; the rest is installed or built when
+# it is first needed.
+
+# What the images of `make demo` and `make test` are built with: release is what is shipped.
+PROFILE ?= release
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint images cluster clean-cluster
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Show the main job on a cluster of its own: install, annotate, kill the leader, cut its power
+	cargo build --quiet --package conch-cluster --package conch-e2e --bin conch-cluster --bin conch-demo
+	cargo run --quiet --package conch-images -- build --profile $(PROFILE)
+	cargo run --quiet --package conch-e2e --bin conch-demo
+
+test: ## Run every check and test; prints counts at the end
+	@PROFILE=$(PROFILE) e2e/test.sh
+
+lint: ## Format, file lengths, clippy
+	@e2e/test.sh lint
+
+images: ## Build the images of operator, sidecar and probe into out/
+	cargo run --quiet --package conch-images -- build --profile $(PROFILE)
+
+cluster: ## Bring up a cluster with two nodes, named conch
+	cargo build --quiet --package conch-cluster
+	cargo run --quiet --package conch-cluster -- up
+
+clean-cluster: ## End the clusters of make cluster, make demo and make test
+	cargo build --quiet --package conch-cluster
+	for name in conch conch-demo conch-e2e; do cargo run --quiet --package conch-cluster -- --name $$name down; done

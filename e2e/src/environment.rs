@@ -1,0 +1,97 @@
+//! A cluster with Conch on it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use conch_cluster::{Cluster, Options};
+use conch_images::{Program, workspace_directory};
+
+use crate::error::{Error, Result};
+use crate::tools::Tools;
+
+/// The cluster of the tests, unless `CONCH_E2E_CLUSTER` names another.
+pub const CLUSTER: &str = "conch-e2e";
+/// Where the operator is installed.
+pub const OPERATOR_NAMESPACE: &str = "conch-system";
+/// The Helm release.
+pub const RELEASE: &str = "conch";
+/// An administrator's kubeconfig of somebody else's cluster to run the tests on.
+pub const KUBECONFIG_VARIABLE: &str = "CONCH_KUBECONFIG";
+
+/// A cluster with Conch on it.
+#[derive(Debug)]
+pub struct Environment {
+    /// The command line tools for this cluster.
+    pub tools: Tools,
+    /// The cluster itself, if it is ours to break.
+    pub cluster: Option<Cluster>,
+}
+
+impl Environment {
+    /// Takes the cluster of `CONCH_KUBECONFIG`, or brings up one of our own.
+    ///
+    /// # Errors
+    /// The cluster does not come up.
+    pub fn open() -> Result<Self> {
+        if let Some(path) = env::var_os(KUBECONFIG_VARIABLE).map(PathBuf::from) {
+            println!("cluster: the one of {KUBECONFIG_VARIABLE}={}", path.display());
+            return Ok(Self { tools: Tools::new(&path, None), cluster: None });
+        }
+        let name = env::var("CONCH_E2E_CLUSTER").unwrap_or_else(|_| CLUSTER.to_owned());
+        println!("cluster: {name}, brought up by conch-cluster");
+        let cluster = Cluster::up(&Options { name, nodes: 2 })?;
+        let tools = Tools::new(cluster.kubeconfig(), Some(cluster.tools_directory()));
+        Ok(Self { tools, cluster: Some(cluster) })
+    }
+
+    /// Loads the images into our own cluster; on somebody else's they must be there.
+    ///
+    /// # Errors
+    /// An image file is missing, or a node does not take it.
+    pub fn load_images(&self) -> Result<()> {
+        let Some(cluster) = &self.cluster else { return Ok(()) };
+        for program in Program::ALL {
+            let path = image_file(program);
+            if !path.is_file() {
+                return Err(Error::Unusable(format!("{} is missing: run `make images`", path.display())));
+            }
+            cluster.load_image(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Installs the chart, or brings what is installed up to date, and waits for the operator.
+    ///
+    /// # Errors
+    /// Helm fails, or the operator does not become ready.
+    pub fn install(&self) -> Result<()> {
+        let chart = chart_directory();
+        let chart = chart.to_string_lossy();
+        let install = ["upgrade", "--install", RELEASE, &chart, "--namespace", OPERATOR_NAMESPACE];
+        self.tools.helm(&[&install[..], &["--create-namespace", "--wait", "--timeout", "2m"]].concat())?;
+        // The tag of an image stays while its content changes.
+        let operator = ["--namespace", OPERATOR_NAMESPACE, "deployment", "--selector", OPERATOR_SELECTOR];
+        self.tools.kubectl(&[&["rollout", "restart"], &operator[..]].concat())?;
+        self.tools.kubectl(&[&["rollout", "status", "--timeout=2m"], &operator[..]].concat())?;
+        Ok(())
+    }
+
+    /// A directory that is the same on every node and on this machine, where probes write.
+    pub fn shared_directory(&self) -> Option<PathBuf> {
+        let cluster = self.cluster.as_ref()?;
+        Some(cluster.kubeconfig().parent()?.join("probes"))
+    }
+}
+
+/// Selects the operator's pods and Deployment.
+pub const OPERATOR_SELECTOR: &str = "app.kubernetes.io/name=conch";
+
+/// The archive that `make images` writes.
+pub fn image_file(program: Program) -> PathBuf {
+    workspace_directory().join("out").join(format!("{}.tar", program.name()))
+}
+
+/// The Helm chart.
+pub fn chart_directory() -> PathBuf {
+    workspace_directory().join(Path::new("charts/conch"))
+}

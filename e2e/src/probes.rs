@@ -1,0 +1,196 @@
+//! A workload of probes under observation, and the faults that are done to it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use conch_cluster::Cluster;
+use conch_crds::names;
+use conch_probe::Line;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::checker::{History, Run, Verdict};
+use crate::error::{Error, Result, at};
+use crate::namespace::Namespace;
+use crate::tools::Tools;
+use crate::workload::{CONTAINER, Workload};
+
+/// How long a workload may take until its first leader is known.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// A pod and the place where it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Name of the pod.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The node's number, counted from 1.
+    pub node: usize,
+}
+
+/// Candidates whose programs ask every 10 ms and write down each answer.
+#[derive(Debug)]
+pub struct Probes<'a> {
+    /// Where they run.
+    pub namespace: &'a Namespace<'a>,
+    cluster: &'a Cluster,
+    name: String,
+    directory: PathBuf,
+}
+
+impl<'a> Probes<'a> {
+    /// Deploys candidates, spread over the nodes, and waits until one leads and every other one was told that it does not.
+    ///
+    /// # Errors
+    /// They do not start, or none leads.
+    pub fn start(namespace: &'a Namespace<'a>, replicas: usize) -> Result<Self> {
+        let unusable =
+            || Error::Unusable("probes write to a directory of our own cluster's nodes".to_owned());
+        let cluster = namespace.environment.cluster.as_ref().ok_or_else(unusable)?;
+        let directory = namespace.environment.shared_directory().ok_or_else(unusable)?.join(&namespace.name);
+        fs::create_dir_all(&directory).map_err(at("create", &directory))?;
+        // The program is not root.
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(&directory, open).map_err(at("open", &directory))?;
+        let workload = Workload {
+            replicas,
+            policy: Some(names::DEFAULT_POLICY),
+            interval_ms: 10,
+            directory: directory.to_str(),
+            ..Workload::deployment("probe")
+        };
+        namespace.apply(workload.manifest())?;
+        let probes = Self { namespace, cluster, name: workload.name.to_owned(), directory };
+        probes.wait_complete(replicas)?;
+        Ok(probes)
+    }
+
+    /// Waits until one pod leads and `replicas` pods are answered.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn wait_complete(&self, replicas: usize) -> Result<()> {
+        self.namespace.wait_rolled_out(&format!("deployment/{}", self.name))?;
+        let since = conch_probe::now();
+        Tools::wait_for(&format!("leader and {replicas} answering candidates"), START_LIMIT, || {
+            let history = self.history()?;
+            let answering = history.answering_since(since);
+            let leads = history.next_answer_after(since).is_some();
+            Ok(if leads && answering >= replicas {
+                Ok(())
+            } else {
+                Err(format!("{answering} answer, leader: {leads}"))
+            })
+        })
+    }
+
+    /// The pod that was last told that it leads.
+    ///
+    /// # Errors
+    /// None was, or it is gone.
+    pub fn leader(&self) -> Result<Candidate> {
+        let history = self.history()?;
+        let (leader, _) = history.leader().ok_or_else(|| Error::Unusable("nobody leads".to_owned()))?;
+        let (name, uid) = leader.split_once('_').unwrap_or((leader, ""));
+        let pod = self.namespace.get(&["pod", name])?;
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        let node = self.cluster.node_names().iter().position(|known| known == node);
+        let node = node.ok_or_else(|| Error::Unusable(format!("pod {name} is on no node")))?;
+        Ok(Candidate { name: name.to_owned(), uid: uid.to_owned(), node: node + 1 })
+    }
+
+    /// Kills the processes of a container of a pod with SIGKILL: the program or the sidecar.
+    ///
+    /// # Errors
+    /// It has no process.
+    pub fn kill(&self, candidate: &Candidate, container: &str) -> Result<()> {
+        let processes = self.cluster.container_processes(candidate.node, &candidate.uid, container);
+        if processes.is_empty() {
+            return Err(Error::Unusable(format!(
+                "container {container} of {} has no process",
+                candidate.name
+            )));
+        }
+        for process in processes {
+            let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+            // A process that is gone already is what was wanted.
+            let _ = process.map(|process| kill_process(process, Signal::KILL));
+        }
+        Ok(())
+    }
+
+    /// Kills the program of a candidate.
+    ///
+    /// # Errors
+    /// It has no process.
+    pub fn kill_program(&self, candidate: &Candidate) -> Result<()> {
+        self.kill(candidate, CONTAINER)
+    }
+
+    /// Kills the sidecar of a candidate.
+    ///
+    /// # Errors
+    /// It has no process.
+    pub fn kill_sidecar(&self, candidate: &Candidate) -> Result<()> {
+        self.kill(candidate, names::SIDECAR_CONTAINER)
+    }
+
+    /// The cluster, for its faults.
+    pub fn cluster(&self) -> &Cluster {
+        self.cluster
+    }
+
+    /// Name of the Lease.
+    pub fn lease(&self) -> String {
+        format!("{}{}", names::OBJECT_PREFIX, self.name)
+    }
+
+    /// Everything that was written down up to now.
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub fn history(&self) -> Result<History> {
+        read(&self.directory)
+    }
+
+    /// Waits for a term that began after `event`, and returns how long after it the first answer came.
+    ///
+    /// # Errors
+    /// There is none within `limit`.
+    pub fn wait_next_term(&self, event: u64, limit: Duration) -> Result<Duration> {
+        Tools::wait_for("new term", limit, || {
+            let next = self.history()?.next_term_after(event);
+            Ok(next.map(Duration::from_nanos).ok_or_else(|| "the old term, or none".to_owned()))
+        })
+    }
+
+    /// Judges the whole history and prints the scenario's line.
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub fn judge(&self, scenario: &str, more: &str) -> Result<Verdict> {
+        let verdict = self.history()?.judge();
+        println!("RESULT {scenario}: {more}{}{verdict}", if more.is_empty() { "" } else { ", " });
+        Ok(verdict)
+    }
+}
+
+fn read(directory: &Path) -> Result<History> {
+    let mut runs = Vec::new();
+    for entry in fs::read_dir(directory).map_err(at("read", directory))? {
+        let path = entry.map_err(at("read", directory))?.path();
+        let text = fs::read_to_string(&path).map_err(at("read", &path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // `<pod>_<uid>.<start>.log`
+        let mut parts = name.rsplitn(3, '.');
+        let pod = parts.nth(2).unwrap_or(&name).to_owned();
+        // What follows the last line break was cut short by a kill, or is being written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines: std::result::Result<Vec<Line>, _> = whole.lines().map(str::parse).collect();
+        let lines = lines.map_err(|source| Error::Log { path, source })?;
+        runs.push(Run { pod, lines, died: None });
+    }
+    Ok(History { runs })
+}
