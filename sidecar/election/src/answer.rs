@@ -22,11 +22,7 @@ impl Elector {
         if let Some(promise) = promise {
             self.remember_promise(now, promise.valid_for);
         }
-        Answer {
-            promise,
-            reason: self.reason(now, promise.is_some()),
-            holder: self.register.holder_name(),
-        }
+        Answer { promise, reason: self.reason(now, promise.is_some()), holder: self.register.holder_name() }
     }
 
     /// Does this pod lead at this moment? For metrics and logs: promises nothing.
@@ -43,24 +39,14 @@ impl Elector {
         if valid_for.is_zero() {
             return None;
         }
-        assert!(
-            longest_in_truth(valid_for) <= left,
-            "a promise never outlives its term"
-        );
-        Some(Promise {
-            token: *token,
-            valid_for,
-            deadline_boottime: now.boottime + valid_for,
-        })
+        assert!(longest_in_truth(valid_for) <= left, "a promise never outlives its term");
+        Some(Promise { token: *token, valid_for, deadline_boottime: now.boottime + valid_for })
     }
 
     /// Remembers until when the program may act: the promise on the slowest clock that it may have, then its stop grace.
     pub(crate) fn remember_promise(&mut self, now: Moment, valid_for: Duration) {
         let standing = Span::new(now, longest_in_truth(valid_for) + self.config.timing.stop_grace());
-        if self
-            .promised
-            .is_none_or(|promised| promised.possibly_left(now) < standing.length)
-        {
+        if self.promised.is_none_or(|promised| promised.possibly_left(now) < standing.length) {
             self.promised = Some(standing);
         }
     }
@@ -74,40 +60,26 @@ impl Elector {
             (_, Some(FailureKind::Invalid)) => Reason::StoreInvalid,
             (_, Some(FailureKind::Timeout | FailureKind::Unavailable)) => Reason::StoreUnavailable,
             _ if matches!(self.register, Register::Unseen) => Reason::NotContacted,
-            _ if self
-                .cool_down
-                .is_some_and(|span| !span.possibly_left(now).is_zero()) =>
-            {
-                Reason::CoolingDown
-            }
+            _ if self.cool_down.is_some_and(|span| !span.possibly_left(now).is_zero()) => Reason::CoolingDown,
             _ if !self.willing => Reason::NotAsked,
             _ => self.reason_in_the_record(),
         }
     }
 
     fn reason_in_the_record(&self) -> Reason {
-        match self
-            .register
-            .observation()
-            .map(|observation| &observation.stored.content)
-        {
-            Some(Content::Record(Record {
-                claim: Claim::Held { holder, .. },
-                ..
-            })) => {
-                if *holder == self.config.identity {
-                    Reason::Acquiring
-                } else {
-                    Reason::OtherLeads
-                }
+        match self.register.observation().map(|observation| &observation.stored.content) {
+            Some(Content::Record(Record { claim: Claim::Held { holder, .. }, .. })) => {
+                if *holder == self.config.identity { Reason::Acquiring } else { Reason::OtherLeads }
             }
             Some(Content::Unknown(unknown))
                 if unknown.holder.as_deref().is_some_and(|name| !name.is_empty()) =>
             {
                 Reason::OtherLeads
             }
-            Some(Content::Record(_) | Content::Fresh) => Reason::Acquiring,
-            Some(Content::Unknown(_)) | None => Reason::RecordUnknown,
+            Some(Content::Record(Record { claim: Claim::Released { .. }, .. }) | Content::Fresh) => {
+                Reason::Acquiring
+            }
+            Some(Content::Record(_) | Content::Unknown(_)) | None => Reason::RecordUnknown,
         }
     }
 }

@@ -127,18 +127,13 @@ impl Elector {
         match &self.role {
             Role::Leading(term) | Role::Stopping(term) if term.token == token => {}
             Role::Leading(term) => {
-                return Err(NotCurrent {
-                    current: Some(term.token),
-                });
+                return Err(NotCurrent { current: Some(term.token) });
             }
             _ => return Err(NotCurrent { current: None }),
         }
         self.promised = None;
         self.stop(EndCause::Resigned);
-        self.cool_down = Some(Span::new(
-            now,
-            cool_down.unwrap_or(self.config.timing.renew_interval()),
-        ));
+        self.cool_down = Some(Span::new(now, cool_down.unwrap_or(self.config.timing.renew_interval())));
         Ok(())
     }
 
@@ -202,24 +197,20 @@ impl Elector {
                 Span::new(term.validity.from, self.config.timing.renew_interval()).surely_left(now)
             }
             Role::Leading(_) => return None,
-            Role::Stopping(_) => self
-                .promised
-                .map_or(Duration::ZERO, |promised| promised.possibly_left(now)),
+            Role::Stopping(_) => self.promised.map_or(Duration::ZERO, |promised| promised.possibly_left(now)),
         };
-        Some(
-            due.max(
-                self.not_before
-                    .map_or(Duration::ZERO, |span| span.surely_left(now)),
-            ),
-        )
+        Some(due.max(self.not_before.map_or(Duration::ZERO, |span| span.surely_left(now))))
     }
 
-    /// In how long this candidate may try to acquire.
+    /// In how long this candidate may try to acquire, or to make a missing record anew.
     fn acquire_in(&self, now: Moment) -> Option<Duration> {
         if !self.willing || self.terminating {
             return None;
         }
-        let wait = if self.may_reacquire() {
+        let wait = if let Register::Missing { since } = self.register {
+            // Made anew at once: that claims nothing, and the wait begins with it.
+            Span::new(since, self.jitter()).possibly_left(now)
+        } else if self.may_reacquire() {
             Duration::ZERO
         } else {
             let configured = self.config.timing.lease().max(self.config.longest_lease);
@@ -227,12 +218,7 @@ impl Elector {
             span.length += self.jitter();
             span.possibly_left(now)
         };
-        Some(
-            wait.max(
-                self.cool_down
-                    .map_or(Duration::ZERO, |span| span.possibly_left(now)),
-            ),
-        )
+        Some(wait.max(self.cool_down.map_or(Duration::ZERO, |span| span.possibly_left(now))))
     }
 
     /// The record is this pod's own: nobody else can lead, and the compare-and-set fails if somebody else begins to.
@@ -240,9 +226,7 @@ impl Elector {
         let Some(record) = self.register.record() else {
             return false;
         };
-        self.register
-            .observation()
-            .is_some_and(|observation| !observation.stored.deleting)
+        self.register.observation().is_some_and(|observation| !observation.stored.deleting)
             && (self.own_latest == Some(record.write) || self.is_left_by_own_pod(record))
     }
 
@@ -256,39 +240,25 @@ impl Elector {
     /// The write that is due now.
     fn next_attempt(&mut self, now: Moment) -> Option<Attempt> {
         self.sequence += 1;
-        let write = WriteId {
-            nonce: self.config.identity.nonce,
-            sequence: self.sequence,
-        };
+        let write = WriteId { nonce: self.config.identity.nonce, sequence: self.sequence };
         let (purpose, transitions, claim) = match &self.role {
+            Role::Following if matches!(self.register, Register::Missing { .. }) => {
+                (Purpose::Create, self.register.transitions(&self.memory), Claim::Vacant)
+            }
             Role::Following => {
-                let reacquired = self
-                    .register
-                    .record()
-                    .is_some_and(|record| self.is_left_by_own_pod(record));
-                let purpose = Purpose::Acquire {
-                    previous: self.register.holder_name(),
-                    reacquired,
-                };
+                let reacquired = self.register.record().is_some_and(|record| self.is_left_by_own_pod(record));
+                let purpose = Purpose::Acquire { previous: self.register.holder_name(), reacquired };
                 (
                     purpose,
-                    self.register.next_transitions(&self.memory),
+                    self.register.transitions(&self.memory).saturating_add(1),
                     self.held(write, reacquired),
                 )
             }
             Role::Leading(term) => {
                 let recent = now.shortest_since(term.acquired) < self.config.timing.lease();
-                (
-                    Purpose::Renew,
-                    term.transitions,
-                    self.held(term.id, term.reacquired && recent),
-                )
+                (Purpose::Renew, term.transitions, self.held(term.id, term.reacquired && recent))
             }
-            Role::Stopping(term) => (
-                Purpose::Release,
-                term.transitions,
-                Claim::Released { term: term.id },
-            ),
+            Role::Stopping(term) => (Purpose::Release, term.transitions, Claim::Released { term: term.id }),
             Role::HistoryLost => return None,
         };
         if matches!(purpose, Purpose::Acquire { reacquired: true, .. }) {
@@ -297,11 +267,7 @@ impl Elector {
         }
         Some(Attempt {
             purpose,
-            record: Record {
-                write,
-                transitions,
-                claim,
-            },
+            record: Record { write, transitions, claim },
             expected: self.register.version().cloned(),
             sent: now,
             fence_floor: self.highest_fence,
@@ -310,12 +276,7 @@ impl Elector {
 
     fn held(&self, term: WriteId, reacquired: bool) -> Claim {
         let holder = self.config.identity.clone();
-        Claim::Held {
-            holder,
-            term,
-            lease: self.config.timing.lease(),
-            reacquired,
-        }
+        Claim::Held { holder, term, lease: self.config.timing.lease(), reacquired }
     }
 
     fn token_for_people(&self, purpose: &Purpose) -> Option<Token> {
@@ -335,10 +296,7 @@ impl Elector {
     }
 
     fn on_read(&mut self, now: Moment, result: Result<Option<Stored>, Failure>) {
-        assert!(
-            matches!(self.in_flight.take(), Some(InFlight::Read)),
-            "a read was in flight"
-        );
+        assert!(matches!(self.in_flight.take(), Some(InFlight::Read)), "a read was in flight");
         match result {
             Ok(found) => {
                 self.read_due = false;
@@ -419,20 +377,14 @@ impl Elector {
             (FailureKind::Timeout, _) => Duration::ZERO,
             (_, Some(_)) => timing.retry_delay(),
             (_, None) => {
-                let doubled = timing
-                    .retry_delay()
-                    .saturating_mul(1 << self.failures_in_a_row.min(8));
+                let doubled = timing.retry_delay().saturating_mul(1 << self.failures_in_a_row.min(8));
                 doubled.min(timing.renew_interval().max(timing.retry_delay()))
             }
         };
         // A store may ask for an hour; a leader has its validity, and a follower must not sleep through a whole lease.
-        let cap = left
-            .map_or(timing.lease(), |left| left / crate::ATTEMPTS)
-            .max(own_pace);
-        self.not_before = Some(Span::new(
-            now,
-            failure.retry_after.unwrap_or_default().max(own_pace).min(cap),
-        ));
+        let cap = left.map_or(timing.lease(), |left| left / crate::ATTEMPTS).max(own_pace);
+        self.not_before =
+            Some(Span::new(now, failure.retry_after.unwrap_or_default().max(own_pace).min(cap)));
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
     }
 
@@ -449,10 +401,7 @@ impl Elector {
     pub(crate) fn stop(&mut self, cause: EndCause) {
         self.role = match std::mem::replace(&mut self.role, Role::Following) {
             Role::Leading(term) => {
-                self.event(Event::TermEnded {
-                    token: term.token,
-                    cause,
-                });
+                self.event(Event::TermEnded { token: term.token, cause });
                 Role::Stopping(term)
             }
             other => other,
@@ -464,11 +413,7 @@ impl Elector {
         if let Role::Leading(Term { token, .. }) = self.role {
             self.event(Event::TermEnded { token, cause });
         }
-        self.role = if cause == EndCause::HistoryLost {
-            Role::HistoryLost
-        } else {
-            Role::Following
-        };
+        self.role = if cause == EndCause::HistoryLost { Role::HistoryLost } else { Role::Following };
     }
 
     pub(crate) fn event(&mut self, event: Event) {

@@ -28,10 +28,7 @@ impl Elector {
         }
         let holder_now = self.register.holder_name();
         if holder_now != holder_before {
-            self.event(Event::HolderChanged {
-                from: holder_before,
-                to: holder_now,
-            });
+            self.event(Event::HolderChanged { from: holder_before, to: holder_now });
         }
         if self.register.incarnation() != incarnation_before.as_ref() {
             self.own_latest = None;
@@ -58,11 +55,7 @@ impl Elector {
     /// past and never comes again.
     fn settle(&mut self, now: Moment) {
         let seen = self.register.record().map(|record| record.write);
-        if let Some(position) = self
-            .unsettled
-            .iter()
-            .position(|attempt| Some(attempt.record.write) == seen)
-        {
+        if let Some(position) = self.unsettled.iter().position(|attempt| Some(attempt.record.write) == seen) {
             let attempt = self.unsettled.swap_remove(position);
             if let Some(observation) = self.register.observation() {
                 let stored = &observation.stored;
@@ -80,11 +73,7 @@ impl Elector {
 
     /// A leader stops at once when the record is not the one that it wrote.
     fn check_own_record(&mut self) {
-        if self
-            .register
-            .record()
-            .is_none_or(|record| record.write.nonce != self.config.identity.nonce)
-        {
+        if self.register.record().is_none_or(|record| record.write.nonce != self.config.identity.nonce) {
             self.own_latest = None;
         }
         let (Role::Leading(term) | Role::Stopping(term)) = &self.role else {
@@ -104,19 +93,17 @@ impl Elector {
         let ours = |record: &Record| {
             record.write == term.latest_write
                 || matches!(&self.in_flight, Some(InFlight::Write(attempt)) if attempt.record.write == record.write)
-                || self
-                    .unsettled
-                    .iter()
-                    .any(|attempt| attempt.record.write == record.write)
+                || self.unsettled.iter().any(|attempt| attempt.record.write == record.write)
         };
         match &stored.content {
             _ if stored.incarnation != term.incarnation => Some(EndCause::RecordReplaced),
             _ if stored.deleting => Some(EndCause::RecordDeleting),
             Content::Record(record) if ours(record) => None,
-            Content::Record(Record {
-                claim: Claim::Held { holder, .. },
-                ..
-            }) if *holder != self.config.identity => Some(EndCause::OtherHolder),
+            Content::Record(Record { claim: Claim::Held { holder, .. }, .. })
+                if *holder != self.config.identity =>
+            {
+                Some(EndCause::OtherHolder)
+            }
             Content::Unknown(unknown) if unknown.holder.is_some() => Some(EndCause::OtherHolder),
             _ => Some(EndCause::RecordReplaced),
         }
@@ -138,6 +125,7 @@ impl Elector {
             Purpose::Acquire { previous, reacquired } => {
                 self.begin(attempt, written, previous.clone(), *reacquired);
             }
+            Purpose::Create => {}
             Purpose::Renew => self.renewed(now, attempt),
             Purpose::Release => self.released(attempt),
         }
@@ -147,13 +135,10 @@ impl Elector {
     fn note_written(&mut self, now: Moment, attempt: &Attempt, written: &Written) {
         let newer_seen =
             matches!((written.fence, self.highest_fence), (Some(fence), Some(highest)) if fence < highest);
+        let held = matches!(attempt.record.claim, Claim::Held { .. }).then_some(attempt.record.write);
         if newer_seen {
-            if self
-                .register
-                .record()
-                .is_some_and(|record| record.write == attempt.record.write)
-            {
-                self.own_latest = Some(attempt.record.write);
+            if self.register.record().is_some_and(|record| record.write == attempt.record.write) {
+                self.own_latest = held;
             }
             return;
         }
@@ -171,19 +156,14 @@ impl Elector {
         };
         self.memory.note(&stored, self.register.incarnation());
         self.register.replace(now, stored);
-        self.own_latest = Some(attempt.record.write);
+        self.own_latest = held;
         let version = Some(written.version.clone());
         self.unsettled.retain(|other| other.expected == version);
     }
 
     fn begin(&mut self, attempt: &Attempt, written: &Written, previous: Option<String>, reacquired: bool) {
-        assert!(
-            matches!(self.role, Role::Following),
-            "a term begins only where none is"
-        );
-        let Fence(fence) = written
-            .fence
-            .unwrap_or(Fence(u128::from(attempt.record.transitions)));
+        assert!(matches!(self.role, Role::Following), "a term begins only where none is");
+        let Fence(fence) = written.fence.unwrap_or(Fence(u128::from(attempt.record.transitions)));
         let token = Token(self.config.fencing_offset.saturating_add(fence));
         self.role = Role::Leading(Term {
             id: attempt.record.write,
@@ -195,11 +175,7 @@ impl Elector {
             incarnation: written.incarnation.clone(),
             reacquired,
         });
-        self.event(Event::TermBegan {
-            token,
-            previous,
-            reacquired,
-        });
+        self.event(Event::TermBegan { token, previous, reacquired });
         // Nothing was promised in this term yet: it can be given back at once.
         if self.terminating {
             self.stop(EndCause::Terminated);
@@ -227,16 +203,13 @@ impl Elector {
         }
         if leading {
             term.extend(now, attempt.sent, validity);
-            self.event(Event::Renewed {
-                latency: now.longest_since(attempt.sent),
-                margin,
-            });
+            self.event(Event::Renewed { latency: now.longest_since(attempt.sent), margin });
         }
     }
 
     fn released(&mut self, attempt: &Attempt) {
         let Role::Stopping(term) = &self.role else { return };
-        if term.id == attempt.record.term() {
+        if Some(term.id) == attempt.record.term() {
             let token = term.token;
             self.role = Role::Following;
             self.own_latest = None;

@@ -60,6 +60,10 @@ pub enum Claim {
         /// The term that ended.
         term: TermId,
     },
+    /// The record was missing and a candidate made it anew. It says nothing of the past and claims nothing: it only gives
+    /// everybody a version to compare against. (A write that *creates* must never acquire: it could be late, and land after
+    /// another candidate had created, led and lost the record to a deletion.)
+    Vacant,
 }
 
 /// What was found in the register.
@@ -129,10 +133,11 @@ pub struct Written {
 }
 
 impl Record {
-    /// The term that this record speaks of.
-    pub fn term(&self) -> TermId {
+    /// The term that this record speaks of, if any.
+    pub fn term(&self) -> Option<TermId> {
         match self.claim {
-            Claim::Held { term, .. } | Claim::Released { term } => term,
+            Claim::Held { term, .. } | Claim::Released { term } => Some(term),
+            Claim::Vacant => None,
         }
     }
 }
@@ -141,10 +146,7 @@ impl Content {
     /// The holder that the record names, for people.
     pub fn holder_name(&self) -> Option<&str> {
         match self {
-            Self::Record(Record {
-                claim: Claim::Held { holder, .. },
-                ..
-            }) => Some(&holder.pod),
+            Self::Record(Record { claim: Claim::Held { holder, .. }, .. }) => Some(&holder.pod),
             Self::Unknown(unknown) => unknown.holder.as_deref(),
             Self::Record(_) | Self::Fresh => None,
         }

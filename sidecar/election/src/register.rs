@@ -60,23 +60,18 @@ impl Register {
     }
 
     pub(crate) fn incarnation(&self) -> Option<&Incarnation> {
-        self.observation()
-            .map(|observation| &observation.stored.incarnation)
+        self.observation().map(|observation| &observation.stored.incarnation)
     }
 
     pub(crate) fn holder_name(&self) -> Option<String> {
-        self.observation()?
-            .stored
-            .content
-            .holder_name()
-            .map(str::to_owned)
+        self.observation()?.stored.content.holder_name().map(str::to_owned)
     }
 
-    /// The number of the next term.
-    pub(crate) fn next_transitions(&self, memory: &Memory) -> u32 {
+    /// How many terms there were, as far as this process knows.
+    pub(crate) fn transitions(&self, memory: &Memory) -> u32 {
         let seen = self.record().map(|record| record.transitions);
         let remembered = memory.latest_term.map(|(transitions, _)| transitions);
-        seen.max(remembered).unwrap_or(0).saturating_add(1)
+        seen.max(remembered).unwrap_or(0)
     }
 
     /// Takes note of what is stored now. Content that was seen before keeps its time.
@@ -99,16 +94,16 @@ impl Register {
         }
     }
 
-    /// The span after which a candidate that has nothing to do with the record may take it. `None`: not by waiting.
+    /// The span after which a candidate that has nothing to do with the record may take it. `None`: not by waiting; a missing
+    /// record must first be made anew.
     ///
     /// Only two statements make a register free: `fresh`, by the operator, and `released`, signed by the last holder.
-    /// Everything else (held, missing, cleared, altered, put back) may hide a leader that knows nothing of it: wait as
+    /// Everything else (held, made anew, cleared, altered, put back) may hide a leader that knows nothing of it: wait as
     /// long as the longest lease that anybody may count with, from **our** first sight.
     pub(crate) fn wait(&self, memory: &Memory, configured: Duration) -> Option<Span> {
         let longest = configured.max(memory.longest_lease);
         match self {
-            Self::Unseen => None,
-            Self::Missing { since } => Some(Span::new(*since, longest)),
+            Self::Unseen | Self::Missing { .. } => None,
             Self::Present(observation) if observation.stored.deleting => None,
             Self::Present(observation) => {
                 let length = match &observation.stored.content {
@@ -136,12 +131,11 @@ impl Memory {
                 if let Claim::Held { lease, .. } = record.claim {
                     longest = longest.max(lease);
                 }
-                if self
-                    .latest_term
-                    .is_none_or(|(transitions, _)| record.transitions >= transitions)
+                if self.latest_term.is_none_or(|(transitions, _)| record.transitions >= transitions)
                     && !self.contradicts(record)
+                    && let Some(term) = record.term()
                 {
-                    self.latest_term = Some((record.transitions, record.term()));
+                    self.latest_term = Some((record.transitions, term));
                 }
             }
             Content::Unknown(unknown) => longest = longest.max(unknown.lease.unwrap_or_default()),
@@ -159,15 +153,14 @@ impl Memory {
     /// A release counts only for the last term: a record of an older one that somebody put back frees nothing.
     fn trusts_release(&self, record: &Record) -> bool {
         matches!(record.claim, Claim::Released { .. })
-            && self
-                .latest_term
-                .is_none_or(|(transitions, _)| record.transitions >= transitions)
+            && self.latest_term.is_none_or(|(transitions, _)| record.transitions >= transitions)
             && !self.contradicts(record)
     }
 
     /// The same number of terms, but another term: one of the two was put there by hand.
     fn contradicts(&self, record: &Record) -> bool {
-        self.latest_term
-            .is_some_and(|(transitions, term)| record.transitions == transitions && record.term() != term)
+        self.latest_term.is_some_and(|(transitions, term)| {
+            record.transitions == transitions && record.term() != Some(term)
+        })
     }
 }

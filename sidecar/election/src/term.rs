@@ -51,6 +51,8 @@ pub(crate) struct Attempt {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
+    /// Make a missing record anew. Acquires nothing.
+    Create,
     Acquire {
         previous: Option<String>,
         reacquired: bool,

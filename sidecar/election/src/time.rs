@@ -82,42 +82,24 @@ mod tests {
     use super::*;
 
     fn moment(boottime_ms: u64, raw_ms: u64) -> Moment {
-        Moment {
-            boottime: Duration::from_millis(boottime_ms),
-            monotonic_raw: Duration::from_millis(raw_ms),
-        }
+        Moment { boottime: Duration::from_millis(boottime_ms), monotonic_raw: Duration::from_millis(raw_ms) }
     }
 
     #[test]
     fn a_leader_counts_the_clock_that_went_further_and_a_follower_the_other() {
         let earlier = moment(1_000, 1_000);
         // Suspended for 9 s: only BOOTTIME went on.
-        assert_eq!(
-            moment(11_000, 2_000).longest_since(earlier),
-            Duration::from_secs(10)
-        );
-        assert_eq!(
-            moment(11_000, 2_000).shortest_since(earlier),
-            Duration::from_secs(1)
-        );
+        assert_eq!(moment(11_000, 2_000).longest_since(earlier), Duration::from_secs(10));
+        assert_eq!(moment(11_000, 2_000).shortest_since(earlier), Duration::from_secs(1));
         // BOOTTIME slewed to run slow by a half: RAW is the longer one.
-        assert_eq!(
-            moment(6_000, 11_000).longest_since(earlier),
-            Duration::from_secs(10)
-        );
-        assert_eq!(
-            moment(6_000, 11_000).shortest_since(earlier),
-            Duration::from_secs(5)
-        );
+        assert_eq!(moment(6_000, 11_000).longest_since(earlier), Duration::from_secs(10));
+        assert_eq!(moment(6_000, 11_000).shortest_since(earlier), Duration::from_secs(5));
     }
 
     #[test]
     fn a_clock_that_went_back_counts_as_no_time() {
         assert_eq!(moment(1, 1).longest_since(moment(5_000, 5_000)), Duration::ZERO);
-        assert_eq!(
-            moment(1, 6_000).shortest_since(moment(5_000, 5_000)),
-            Duration::ZERO
-        );
+        assert_eq!(moment(1, 6_000).shortest_since(moment(5_000, 5_000)), Duration::ZERO);
     }
 
     #[test]

@@ -67,9 +67,7 @@ impl Timing {
         if max_promise.is_zero() {
             return Err(UnsafeTiming::MaxPromise);
         }
-        let needed = renew_interval
-            .saturating_add(ATTEMPT_MIN * ATTEMPTS)
-            .saturating_add(stop_grace);
+        let needed = renew_interval.saturating_add(ATTEMPT_MIN * ATTEMPTS).saturating_add(stop_grace);
         if scale_for_rate_error(lease) < needed {
             let mut lease_min = Duration::from_secs(needed.as_secs());
             while scale_for_rate_error(lease_min) < needed {
@@ -77,12 +75,7 @@ impl Timing {
             }
             return Err(UnsafeTiming::NoRoom { lease, lease_min });
         }
-        Ok(Self {
-            lease,
-            renew_interval,
-            stop_grace,
-            max_promise,
-        })
+        Ok(Self { lease, renew_interval, stop_grace, max_promise })
     }
 
     /// D: the lease duration that goes into the record.
@@ -165,21 +158,12 @@ mod tests {
         let error = timing(6_000, 2_000, 5_000).unwrap_err();
         assert_eq!(
             error,
-            UnsafeTiming::NoRoom {
-                lease: Duration::from_secs(6),
-                lease_min: Duration::from_secs(8)
-            }
+            UnsafeTiming::NoRoom { lease: Duration::from_secs(6), lease_min: Duration::from_secs(8) }
         );
         assert!(error.to_string().contains("at least 8s"), "{error}");
         assert!(timing(8_000, 2_000, 5_000).is_ok());
-        assert_eq!(
-            timing(1_500, 100, 0).unwrap_err(),
-            UnsafeTiming::Lease(Duration::from_millis(1_500))
-        );
-        assert_eq!(
-            timing(500, 100, 0).unwrap_err(),
-            UnsafeTiming::Lease(Duration::from_millis(500))
-        );
+        assert_eq!(timing(1_500, 100, 0).unwrap_err(), UnsafeTiming::Lease(Duration::from_millis(1_500)));
+        assert_eq!(timing(500, 100, 0).unwrap_err(), UnsafeTiming::Lease(Duration::from_millis(500)));
         assert_eq!(timing(15_000, 0, 0).unwrap_err(), UnsafeTiming::RenewInterval);
     }
 

@@ -9,10 +9,7 @@ const LEASE_MS: u64 = 15_000;
 
 fn assert_waits_a_lease(elector: &mut conch_election::Elector, from: u64) {
     let first = first_write(elector, from, from + LEASE_MS + 1_000).expect("it never tries");
-    assert!(
-        (from + LEASE_MS..=from + LEASE_MS + JITTER_MS).contains(&first),
-        "first tries at {first} ms"
-    );
+    assert!((from + LEASE_MS..=from + LEASE_MS + JITTER_MS).contains(&first), "first tries at {first} ms");
 }
 
 #[test]
@@ -70,14 +67,8 @@ fn a_follower_counts_the_clock_that_went_less_far() {
     let (_, mut register) = leader();
     let mut elector = follower(&mut register, 0);
     for moment in [
-        Moment {
-            boottime: ms(60_000),
-            monotonic_raw: ms(14_000),
-        },
-        Moment {
-            boottime: ms(14_000),
-            monotonic_raw: ms(60_000),
-        },
+        Moment { boottime: ms(60_000), monotonic_raw: ms(14_000) },
+        Moment { boottime: ms(14_000), monotonic_raw: ms(60_000) },
     ] {
         elector.handle(moment, Input::Tick);
         assert_eq!(elector.poll_action(moment), None);
@@ -85,12 +76,24 @@ fn a_follower_counts_the_clock_that_went_less_far() {
 }
 
 #[test]
-fn a_missing_record_is_not_a_free_one() {
+fn a_missing_record_is_made_anew_at_once_and_taken_only_after_a_lease() {
     let mut register = Register::default();
     let mut elector = candidate(1);
-    register.run(&mut elector, at(7));
-    assert_eq!(elector.answer(at(8)).reason, Reason::RecordUnknown);
-    assert_waits_a_lease(&mut elector, 7);
+    register.run_until(&mut elector, 0, JITTER_MS);
+    let Content::Record(made) = register.stored.clone().unwrap().content else { panic!("no record") };
+    assert_eq!(made.claim, Claim::Vacant);
+    assert!(!elector.leads(at(JITTER_MS)));
+    assert_eq!(elector.answer(at(JITTER_MS)).reason, Reason::RecordUnknown);
+    let first = first_write(&mut elector, JITTER_MS, 60_000).unwrap();
+    assert!((LEASE_MS..=LEASE_MS + 2 * JITTER_MS).contains(&first), "first tries at {first} ms");
+}
+
+/// When the elector sends its first creation, and what.
+fn creation(elector: &mut conch_election::Elector) -> (u64, Record) {
+    let now = (0..=JITTER_MS).find(|now| elector.poll_timeout(at(*now)).unwrap().is_zero()).unwrap();
+    let (record, expected) = expect_write(elector.poll_action(at(now)));
+    assert_eq!(expected, None);
+    (now, record)
 }
 
 #[test]
@@ -98,20 +101,30 @@ fn a_missing_record_is_created_and_never_overwritten() {
     let mut register = Register::default();
     let mut elector = candidate(1);
     register.run(&mut elector, at(0));
-    for now in 0..=LEASE_MS + JITTER_MS {
-        if let Some(action) = elector.poll_action(at(now)) {
-            let (record, expected) = expect_write(Some(action));
-            assert_eq!(expected, None);
-            // Somebody was faster.
-            register.put(held_by(9, 1, LEASE));
-            let result = register.write(&record, None);
-            elector.handle(at(now), Input::Written(result));
-            register.run(&mut elector, at(now));
-            assert!(!elector.leads(at(now)));
-            return;
-        }
-    }
-    panic!("it never tried to create the record");
+    let (now, record) = creation(&mut elector);
+    // Somebody was faster.
+    register.put(held_by(9, 1, LEASE));
+    let result = register.write(&record, None);
+    assert!(result.is_err());
+    elector.handle(at(now), Input::Written(result));
+    register.run(&mut elector, at(now));
+    assert_waits_a_lease(&mut elector, now);
+}
+
+#[test]
+fn a_creation_that_lands_late_after_another_leader_lost_the_record_acquires_nothing() {
+    let mut register = Register::default();
+    let mut late = candidate(1);
+    register.run(&mut late, at(0));
+    let (_, record) = creation(&mut late);
+    // Another candidate leads meanwhile, and somebody deletes its record under it.
+    register.put(held_by(9, 1, LEASE));
+    register.delete();
+    let result = register.write(&record, None);
+    late.handle(at(5_000), Input::Written(result));
+    register.run(&mut late, at(5_000));
+    assert!(!late.leads(at(5_000)));
+    assert_waits_a_lease(&mut late, 5_000);
 }
 
 #[test]
@@ -153,10 +166,7 @@ fn a_foreign_holder_that_renews_is_never_overtaken() {
 fn a_follower_waits_the_longest_lease_of_record_policy_stamp_and_memory() {
     let longer = Duration::from_secs(40);
     let waits = |register: &mut Register, longest_lease: Duration| {
-        let mut elector = willing(conch_election::Config {
-            longest_lease,
-            ..config(2)
-        });
+        let mut elector = willing(conch_election::Config { longest_lease, ..config(2) });
         register.run(&mut elector, at(0));
         first_write(&mut elector, 0, 60_000).expect("it never tries")
     };
@@ -167,10 +177,7 @@ fn a_follower_waits_the_longest_lease_of_record_policy_stamp_and_memory() {
     let mut by_configuration = Register::default();
     by_configuration.put(held_by(1, 1, ms(1_000)));
     assert!(waits(&mut by_configuration, longer) >= 40_000);
-    assert!(
-        waits(&mut by_configuration, LEASE) >= LEASE_MS,
-        "its own lease counts too"
-    );
+    assert!(waits(&mut by_configuration, LEASE) >= LEASE_MS, "its own lease counts too");
 
     let mut by_stamp = Register::default();
     by_stamp.put(held_by(1, 1, ms(1_000)));
@@ -182,8 +189,8 @@ fn a_follower_waits_the_longest_lease_of_record_policy_stamp_and_memory() {
     by_record.tell(&mut elector, at(0));
     by_record.delete();
     by_record.tell(&mut elector, at(10));
-    by_record.run(&mut elector, at(10));
-    assert!(first_write(&mut elector, 10, 60_000).expect("it never tries") >= 40_010);
+    by_record.run_until(&mut elector, 10, 10 + JITTER_MS);
+    assert!(first_write(&mut elector, 10 + JITTER_MS, 60_000).expect("it never tries") >= 40_010);
 }
 
 #[test]
@@ -215,10 +222,7 @@ fn a_release_is_believed_only_for_the_latest_term() {
     let mut elector = candidate(2);
     register.run(&mut elector, at(0));
     // An old record is put back by hand while the leader of term 7 may know nothing of it.
-    let old = WriteId {
-        nonce: Nonce(4),
-        sequence: 9,
-    };
+    let old = WriteId { nonce: Nonce(4), sequence: 9 };
     for transitions in [5, 7] {
         register.put(Content::Record(Record {
             write: old,
@@ -230,19 +234,9 @@ fn a_release_is_believed_only_for_the_latest_term() {
         assert!(!elector.leads(at(200)), "term {transitions}");
     }
     // The last holder's own word counts.
-    let term = WriteId {
-        nonce: Nonce(1),
-        sequence: 1,
-    };
-    let release = WriteId {
-        nonce: Nonce(1),
-        sequence: 2,
-    };
-    register.put(Content::Record(Record {
-        write: release,
-        transitions: 7,
-        claim: Claim::Released { term },
-    }));
+    let term = WriteId { nonce: Nonce(1), sequence: 1 };
+    let release = WriteId { nonce: Nonce(1), sequence: 2 };
+    register.put(Content::Record(Record { write: release, transitions: 7, claim: Claim::Released { term } }));
     register.tell(&mut elector, at(300));
     register.run_until(&mut elector, 300, 300 + JITTER_MS);
     assert!(elector.leads(at(300 + JITTER_MS)));

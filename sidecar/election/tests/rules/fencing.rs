@@ -6,10 +6,7 @@ use conch_election::{Config, Content, Event, Input, Reason, Token};
 #[test]
 fn the_token_is_the_fence_of_the_acquiring_write_plus_the_offset_and_does_not_change_in_the_term() {
     let mut register = Register::fresh();
-    let mut elector = willing(Config {
-        fencing_offset: 1_000_000,
-        ..config(1)
-    });
+    let mut elector = willing(Config { fencing_offset: 1_000_000, ..config(1) });
     register.run_until(&mut elector, 0, 20);
     let first = token(&mut elector, 20).unwrap();
     assert_eq!(first, Token(1_000_000 + 2));

@@ -36,10 +36,7 @@ fn a_release_whose_answer_was_lost_is_settled_and_not_repeated_over_a_successor(
     first.resign(at(1_000), token, None).unwrap();
     let (release, expected) = expect_write(first.poll_action(at(1_000)));
     register.write(&release, expected.as_ref()).unwrap();
-    first.handle(
-        at(2_000),
-        Input::Written(Err(conch_election::WriteError::Failed(timeout()))),
-    );
+    first.handle(at(2_000), Input::Written(Err(conch_election::WriteError::Failed(timeout()))));
     first.handle(at(2_000), Input::Terminate);
     register.put(held_by(2, 2, LEASE));
     let successor = register.stored.clone();
@@ -51,16 +48,12 @@ fn a_release_whose_answer_was_lost_is_settled_and_not_repeated_over_a_successor(
 #[test]
 fn a_release_names_the_term_that_ends() {
     let (mut elector, mut register) = leader();
-    let Content::Record(held) = register.stored.clone().unwrap().content else {
-        panic!("no record")
-    };
+    let Content::Record(held) = register.stored.clone().unwrap().content else { panic!("no record") };
     let token = token(&mut elector, 1_000).unwrap();
     elector.resign(at(1_000), token, None).unwrap();
     register.run(&mut elector, at(1_000));
-    let Content::Record(released) = register.stored.unwrap().content else {
-        panic!("no record")
-    };
-    assert_eq!(released.claim, Claim::Released { term: held.term() });
+    let Content::Record(released) = register.stored.unwrap().content else { panic!("no record") };
+    assert_eq!(released.claim, Claim::Released { term: held.term().unwrap() });
 }
 
 #[test]

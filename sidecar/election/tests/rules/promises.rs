@@ -20,10 +20,7 @@ fn a_promise_is_scaled_for_a_slewed_clock_and_capped() {
     let promise = elector.answer(at(late)).promise.unwrap();
     let left = (timing().validity() + ms(10)).saturating_sub(ms(late));
     assert!(promise.valid_for <= left.mul_f64(0.89), "{promise:?} of {left:?}");
-    assert!(
-        promise.valid_for + ms(10) >= left.mul_f64(0.85),
-        "{promise:?} of {left:?}"
-    );
+    assert!(promise.valid_for + ms(10) >= left.mul_f64(0.85), "{promise:?} of {left:?}");
     assert_eq!(promise.deadline_boottime, ms(late) + promise.valid_for);
 }
 
@@ -36,10 +33,7 @@ fn a_program_whose_clock_is_slewed_by_a_tenth_stops_within_the_validity() {
         };
         // 10 % slow: so much true time passes while the program counts the promise.
         let stops = ms(asked) + promise.valid_for.mul_f64(1.0 / 0.9);
-        assert!(
-            stops <= timing().validity() + ms(10),
-            "asked at {asked} ms, stops at {stops:?}"
-        );
+        assert!(stops <= timing().validity() + ms(10), "asked at {asked} ms, stops at {stops:?}");
     }
 }
 
@@ -80,10 +74,7 @@ fn a_shorter_promise_does_not_shorten_a_longer_one() {
     assert!(short <= ms(5_000));
     elector.handle(at(5_600), Input::Terminate);
     register.run_until(&mut elector, 5_600, 1_000 + 5_555 + 3_000);
-    assert!(
-        !released(&register),
-        "the promise of 1 s and its grace are not over"
-    );
+    assert!(!released(&register), "the promise of 1 s and its grace are not over");
 }
 
 #[test]
@@ -91,10 +82,7 @@ fn the_wait_for_promises_counts_the_clock_that_went_less_far() {
     let (mut elector, mut register) = leader();
     elector.answer(at(1_000));
     elector.handle(at(1_000), Input::Terminate);
-    let slewed = Moment {
-        boottime: ms(60_000),
-        monotonic_raw: ms(2_000),
-    };
+    let slewed = Moment { boottime: ms(60_000), monotonic_raw: ms(2_000) };
     register.run(&mut elector, slewed);
     assert!(!released(&register));
 }
@@ -122,9 +110,7 @@ fn a_program_that_stopped_frees_the_lead_at_once() {
 fn resigning_a_term_that_is_not_current_is_refused_and_changes_nothing() {
     let (mut elector, _) = leader();
     let current = token(&mut elector, 1_000).unwrap();
-    let refused = elector
-        .resign(at(1_000), conch_election::Token(current.0 - 1), None)
-        .unwrap_err();
+    let refused = elector.resign(at(1_000), conch_election::Token(current.0 - 1), None).unwrap_err();
     assert_eq!(refused.current, Some(current));
     assert!(elector.leads(at(1_001)));
 }
@@ -133,9 +119,7 @@ fn resigning_a_term_that_is_not_current_is_refused_and_changes_nothing() {
 fn who_resigned_leaves_the_lead_to_others_for_a_while() {
     let (mut elector, mut register) = leader();
     let token = token(&mut elector, 1_000).unwrap();
-    elector
-        .resign(at(1_000), token, Some(Duration::from_secs(30)))
-        .unwrap();
+    elector.resign(at(1_000), token, Some(Duration::from_secs(30))).unwrap();
     register.run_until(&mut elector, 1_000, 30_900);
     assert!(!elector.leads(at(30_900)));
     assert_eq!(elector.answer(at(30_900)).reason, Reason::CoolingDown);
@@ -168,9 +152,7 @@ fn a_term_that_arrives_after_the_program_has_gone_is_given_back() {
         action = elector.poll_action(at(now));
     }
     elector.handle(at(now), Input::Willing(false));
-    let Some(Action::Write { record, expected, .. }) = action else {
-        panic!("not a write")
-    };
+    let Some(Action::Write { record, expected, .. }) = action else { panic!("not a write") };
     let result = register.write(&record, expected.as_ref());
     elector.handle(at(now + 5), Input::Written(result));
     register.run(&mut elector, at(now + 5));

@@ -16,18 +16,9 @@ fn a_lost_answer_to_the_acquiring_write_is_settled_by_reading_back() {
         now += 1;
     };
     register.write(&record, expected.as_ref()).unwrap();
-    elector.handle(
-        at(now + 3_000),
-        Input::Written(Err(WriteError::Failed(timeout()))),
-    );
-    assert!(
-        !elector.leads(at(now + 3_000)),
-        "not a success before it was seen"
-    );
-    assert!(matches!(
-        elector.poll_action(at(now + 3_000)),
-        Some(Action::Read { .. })
-    ));
+    elector.handle(at(now + 3_000), Input::Written(Err(WriteError::Failed(timeout()))));
+    assert!(!elector.leads(at(now + 3_000)), "not a success before it was seen");
+    assert!(matches!(elector.poll_action(at(now + 3_000)), Some(Action::Read { .. })));
     elector.handle(at(now + 3_001), Input::Read(Ok(register.stored.clone())));
     assert!(elector.leads(at(now + 3_001)));
     // Counted from its send, so it ends 3 s earlier than if it counted from the read.
@@ -43,10 +34,7 @@ fn a_failed_write_that_took_no_effect_confirms_nothing() {
     elector.handle(at(2_020), Input::Tick);
     expect_write(elector.poll_action(at(2_020)));
     elector.handle(at(5_000), Input::Written(Err(WriteError::Failed(timeout()))));
-    assert!(matches!(
-        elector.poll_action(at(5_000)),
-        Some(Action::Read { .. })
-    ));
+    assert!(matches!(elector.poll_action(at(5_000)), Some(Action::Read { .. })));
     elector.handle(at(5_001), Input::Read(Ok(register.stored.clone())));
     // The record still shows the first write: the validity of that one goes on, and a new renewal is due at once.
     let (renewal, expected) = expect_write(elector.poll_action(at(5_001)));
@@ -99,10 +87,7 @@ fn a_zombie_renewal_before_the_release_does_not_stop_the_release() {
     let (zombie, expected) = expect_write(elector.poll_action(at(2_020)));
     elector.handle(at(5_000), Input::Written(Err(WriteError::Failed(timeout()))));
     elector.resign(at(5_000), token, None).unwrap();
-    assert!(matches!(
-        elector.poll_action(at(5_000)),
-        Some(Action::Read { .. })
-    ));
+    assert!(matches!(elector.poll_action(at(5_000)), Some(Action::Read { .. })));
     elector.handle(at(5_001), Input::Read(Ok(register.stored.clone())));
     let (release, release_expected) = expect_write(elector.poll_action(at(5_001)));
     register.write(&zombie, expected.as_ref()).unwrap();

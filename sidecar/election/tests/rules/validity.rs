@@ -44,18 +44,9 @@ fn an_answer_after_the_validity_is_no_even_before_any_timer_ran() {
 #[test]
 fn a_leader_counts_suspend_and_slew_against_itself() {
     let (elector, _) = leader();
-    let suspended = Moment {
-        boottime: ms(20_000),
-        monotonic_raw: ms(1_000),
-    };
-    let slewed = Moment {
-        boottime: ms(1_000),
-        monotonic_raw: ms(20_000),
-    };
-    assert!(elector.leads(Moment {
-        boottime: ms(1_000),
-        monotonic_raw: ms(1_000)
-    }));
+    let suspended = Moment { boottime: ms(20_000), monotonic_raw: ms(1_000) };
+    let slewed = Moment { boottime: ms(1_000), monotonic_raw: ms(20_000) };
+    assert!(elector.leads(Moment { boottime: ms(1_000), monotonic_raw: ms(1_000) }));
     assert!(!elector.leads(suspended));
     assert!(!elector.leads(slewed));
 }
@@ -122,8 +113,5 @@ fn a_store_that_asks_to_be_left_alone_for_an_hour_is_asked_again_in_time() {
     };
     elector.handle(at(2_030), Input::Written(Err(WriteError::Failed(failure))));
     register.run_until(&mut elector, 2_031, validity_ms() - 1_000);
-    assert!(
-        elector.leads(at(validity_ms() + 1_000)),
-        "it renewed although it was told to wait for an hour"
-    );
+    assert!(elector.leads(at(validity_ms() + 1_000)), "it renewed although it was told to wait for an hour");
 }

@@ -15,10 +15,7 @@ pub(crate) fn ms(milliseconds: u64) -> Duration {
 
 /// Both clocks agree and show this many milliseconds.
 pub(crate) fn at(milliseconds: u64) -> Moment {
-    Moment {
-        boottime: ms(milliseconds),
-        monotonic_raw: ms(milliseconds),
-    }
+    Moment { boottime: ms(milliseconds), monotonic_raw: ms(milliseconds) }
 }
 
 pub(crate) fn timing() -> Timing {
@@ -34,12 +31,7 @@ pub(crate) fn identity(number: u8) -> Identity {
 }
 
 pub(crate) fn config(number: u8) -> Config {
-    Config {
-        identity: identity(number),
-        timing: timing(),
-        longest_lease: LEASE,
-        fencing_offset: 0,
-    }
+    Config { identity: identity(number), timing: timing(), longest_lease: LEASE, fencing_offset: 0 }
 }
 
 pub(crate) fn candidate(number: u8) -> Elector {
@@ -79,14 +71,8 @@ impl Register {
             self.incarnations += 1;
         }
         let incarnation = Incarnation(self.incarnations.to_string());
-        self.stored = Some(Stored {
-            version,
-            incarnation,
-            fence,
-            deleting: false,
-            longest_lease: None,
-            content,
-        });
+        self.stored =
+            Some(Stored { version, incarnation, fence, deleting: false, longest_lease: None, content });
     }
 
     /// Somebody changes a part of the object that says nothing about the election.
@@ -143,9 +129,9 @@ impl Register {
         let mut now = from;
         loop {
             self.run(elector, at(now));
-            let sleep = elector.poll_timeout(at(now)).map_or(u64::MAX, |sleep| {
-                u64::try_from(sleep.as_micros().div_ceil(1_000)).unwrap().max(1)
-            });
+            let sleep = elector
+                .poll_timeout(at(now))
+                .map_or(u64::MAX, |sleep| u64::try_from(sleep.as_micros().div_ceil(1_000)).unwrap().max(1));
             now = now.saturating_add(sleep);
             if now >= to {
                 return self.run(elector, at(to));
@@ -200,35 +186,17 @@ pub(crate) fn events(elector: &mut Elector) -> Vec<Event> {
 }
 
 pub(crate) fn timeout() -> Failure {
-    Failure {
-        kind: FailureKind::Timeout,
-        retry_after: None,
-    }
+    Failure { kind: FailureKind::Timeout, retry_after: None }
 }
 
 pub(crate) fn unavailable() -> Failure {
-    Failure {
-        kind: FailureKind::Unavailable,
-        retry_after: None,
-    }
+    Failure { kind: FailureKind::Unavailable, retry_after: None }
 }
 
 pub(crate) fn held_by(number: u8, transitions: u32, lease: Duration) -> Content {
-    let write = conch_election::WriteId {
-        nonce: Nonce(u128::from(number)),
-        sequence: 1,
-    };
-    let claim = Claim::Held {
-        holder: identity(number),
-        term: write,
-        lease,
-        reacquired: false,
-    };
-    Content::Record(Record {
-        write,
-        transitions,
-        claim,
-    })
+    let write = conch_election::WriteId { nonce: Nonce(u128::from(number)), sequence: 1 };
+    let claim = Claim::Held { holder: identity(number), term: write, lease, reacquired: false };
+    Content::Record(Record { write, transitions, claim })
 }
 
 pub(crate) fn unknown(holder: &str) -> Content {
