@@ -65,10 +65,7 @@ mod tests {
 
         let (status, text) = get(&router, "/metrics").await;
         assert_eq!(status, StatusCode::OK);
-        assert!(
-            text.contains("turns_total 1\n") && text.ends_with("# EOF\n"),
-            "{text}"
-        );
+        assert!(text.contains("turns_total 1\n") && text.ends_with("# EOF\n"), "{text}");
         assert_eq!(get(&router, "/healthz").await.0, StatusCode::OK);
         assert_eq!(get(&router, "/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
         latch.release();

@@ -81,9 +81,6 @@ mod tests {
 
     #[test]
     fn a_malformed_filter_is_refused() {
-        assert!(matches!(
-            init("conch=loud", Format::Text),
-            Err(LogError::Filter(_))
-        ));
+        assert!(matches!(init("conch=loud", Format::Text), Err(LogError::Filter(_))));
     }
 }

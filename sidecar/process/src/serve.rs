@@ -1,7 +1,9 @@
 //! Serving HTTP/1.1 with bounds on everything that a client could hold: connections, header bytes, time.
 
+pub use crate::stall::Connection;
+
 use crate::stall::StallGuard;
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -116,16 +118,15 @@ async fn connection<Stream>(
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "a handshake failed"),
         Err(_) => return tracing::debug!(%peer, "a handshake took too long"),
     };
-    let service = TowerToHyperService::new(router);
+    let connection = Connection::default();
+    let service = TowerToHyperService::new(router.layer(Extension(connection.clone())));
+    let stream = StallGuard::new(stream, limits.stall_timeout, connection);
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes)
         .max_headers(HEADERS_MAX)
-        .serve_connection(
-            TokioIo::new(StallGuard::new(stream, limits.stall_timeout)),
-            service,
-        );
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ending = async {
         let _ = ended.wait_for(|ended| *ended).await; // a server that is gone has ended as well
@@ -154,10 +155,7 @@ fn rethrow(joined: Result<(), JoinError>) {
 /// Is this the fault of the one connection that was to be accepted, so that the next one may succeed at once?
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 #[cfg(test)]
@@ -205,9 +203,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let mut answer = Vec::new();
         let _ = stream.write_all(request).await;
-        let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer))
-            .await
-            .unwrap();
+        let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.unwrap();
         String::from_utf8_lossy(&answer).into_owned()
     }
 
@@ -216,25 +212,12 @@ mod tests {
         let server = server(hello()).await;
         let mut first = TcpStream::connect(server.address).await.unwrap();
         let _second = TcpStream::connect(server.address).await.unwrap();
-        assert_eq!(
-            exchange(server.address, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await,
-            ""
-        );
-        first
-            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            .await
-            .unwrap();
+        assert_eq!(exchange(server.address, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await, "");
+        first.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         first.read_to_string(&mut answer).await.unwrap();
-        assert!(
-            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"),
-            "{answer}"
-        );
-        assert!(
-            exchange(server.address, b"GET / HTTP/1.0\r\n\r\n")
-                .await
-                .starts_with("HTTP/1.0 200 ")
-        );
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "{answer}");
+        assert!(exchange(server.address, b"GET / HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 200 "));
     }
 
     #[tokio::test]
@@ -242,66 +225,45 @@ mod tests {
         let server = server(hello()).await;
         let began = tokio::time::Instant::now();
         let slow = exchange(server.address, b"GET / HTTP/1.1\r\nhost: ").await;
-        assert!(
-            !slow.contains(" 200 ") && began.elapsed() >= LIMITS.header_timeout,
-            "{slow}"
-        );
+        assert!(!slow.contains(" 200 ") && began.elapsed() >= LIMITS.header_timeout, "{slow}");
 
         let large = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(20_000));
         let large = exchange(server.address, large.as_bytes()).await;
         assert!(large.is_empty() || large.starts_with("HTTP/1.1 431 "), "{large}");
 
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(100));
-        assert!(
-            exchange(server.address, many.as_bytes())
-                .await
-                .starts_with("HTTP/1.1 431 ")
-        );
+        assert!(exchange(server.address, many.as_bytes()).await.starts_with("HTTP/1.1 431 "));
 
         let smuggled = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc";
-        assert!(
-            exchange(server.address, smuggled)
-                .await
-                .starts_with("HTTP/1.1 400 ")
-        );
-        assert!(
-            exchange(server.address, b"GET\r\n\r\n")
-                .await
-                .starts_with("HTTP/1.1 400 ")
-        );
+        assert!(exchange(server.address, smuggled).await.starts_with("HTTP/1.1 400 "));
+        assert!(exchange(server.address, b"GET\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
     }
 
     #[tokio::test]
-    async fn a_reader_that_takes_nothing_is_dropped() {
+    async fn a_reader_that_takes_nothing_is_dropped_and_its_handler_can_tell() {
         let dropped = Arc::new(Notify::new());
         let guard = Arc::clone(&dropped);
-        let endless = move || {
-            let guard = NotifyOnDrop(Arc::clone(&guard));
-            async move {
-                let chunks = futures_of_chunks(guard);
-                Body::from_stream(chunks)
-            }
+        let endless = move |Extension(connection): Extension<Connection>| {
+            let guard = NotifyOnStall(Arc::clone(&guard), connection);
+            async move { Body::from_stream(chunks_for_ever(guard)) }
         };
         let server = server(Router::new().route("/", get(endless))).await;
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
-            .await
-            .unwrap();
-        timeout(Duration::from_secs(20), dropped.notified())
-            .await
-            .unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        timeout(Duration::from_secs(20), dropped.notified()).await.unwrap();
     }
 
-    struct NotifyOnDrop(Arc<Notify>);
+    struct NotifyOnStall(Arc<Notify>, Connection);
 
-    impl Drop for NotifyOnDrop {
+    impl Drop for NotifyOnStall {
         fn drop(&mut self) {
-            self.0.notify_one();
+            if self.1.is_stalled() {
+                self.0.notify_one();
+            }
         }
     }
 
-    fn futures_of_chunks(guard: NotifyOnDrop) -> impl futures::Stream<Item = io::Result<Vec<u8>>> {
+    fn chunks_for_ever(guard: NotifyOnStall) -> impl futures::Stream<Item = io::Result<Vec<u8>>> {
         futures::stream::repeat_with(move || {
             let _alive = &guard;
             Ok(vec![0_u8; 65_536])

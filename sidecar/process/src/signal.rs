@@ -13,10 +13,7 @@ pub struct Signals {
 impl Signals {
     /// Must be called inside a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Completes with the name of the next signal. The first one asks for an orderly end; at the second one the caller

@@ -4,6 +4,10 @@ use std::{
     future::Future,
     io::{self, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,21 +16,31 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+/// The connection over which a request came, for handlers: an extension of each request.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    stalled: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// Did this side give up on the peer, because it took nothing? Then it may still be there and not know.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+}
+
 /// Fails with [`io::ErrorKind::TimedOut`] when the peer takes nothing for a while although there is something to take.
 pub(crate) struct StallGuard<Stream> {
     stream: Stream,
     limit: Duration,
+    connection: Connection,
     /// Running while a write waits for the peer.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<Stream> StallGuard<Stream> {
-    pub(crate) fn new(stream: Stream, limit: Duration) -> Self {
-        Self {
-            stream,
-            limit,
-            stalled: None,
-        }
+    pub(crate) fn new(stream: Stream, limit: Duration, connection: Connection) -> Self {
+        Self { stream, limit, connection, stalled: None }
     }
 
     fn guard<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -37,6 +51,7 @@ impl<Stream> StallGuard<Stream> {
         let limit = self.limit;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(stalled.as_mut().poll(context));
+        self.connection.stalled.store(true, Ordering::Relaxed);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

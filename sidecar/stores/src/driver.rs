@@ -104,18 +104,8 @@ impl<S: Store> Driver<S> {
             commanded: Notify::new(),
             changed: watch::Sender::new(()),
         });
-        let candidate = Candidate {
-            shared: Arc::clone(&shared),
-        };
-        (
-            Self {
-                store: Arc::new(store),
-                shared,
-                observer,
-                failing: None,
-            },
-            candidate,
-        )
+        let candidate = Candidate { shared: Arc::clone(&shared) };
+        (Self { store: Arc::new(store), shared, observer, failing: None }, candidate)
     }
 
     /// Runs until [`Candidate::terminate`] was called and nothing is left to do. Dropping it is like the death of the
@@ -148,9 +138,7 @@ impl<S: Store> Driver<S> {
         if let Some(action) = elector.poll_action(now) {
             *request = Some(perform(Arc::clone(&self.store), action).boxed()).into();
         }
-        let pause = elector
-            .poll_timeout(now)
-            .map_or(TURN_MAX, |pause| pause.min(TURN_MAX));
+        let pause = elector.poll_timeout(now).map_or(TURN_MAX, |pause| pause.min(TURN_MAX));
         let done = elector.is_done(now);
         self.drain(elector);
         (!done).then_some(pause)
@@ -189,14 +177,11 @@ impl<S: Store> Driver<S> {
             Input::Read(result) => {
                 self.observed(
                     Request::Read,
-                    result
-                        .as_ref()
-                        .map(drop)
-                        .map_err(|failure| WriteError::Failed(*failure)),
+                    result.as_ref().map(drop).map_err(|failure| WriteError::Failed(*failure)),
                 );
             }
             Input::Written(result) => {
-                self.observed(Request::Write, result.as_ref().map(drop).map_err(|error| *error))
+                self.observed(Request::Write, result.as_ref().map(drop).map_err(|error| *error));
             }
             _ => {}
         }
@@ -225,22 +210,14 @@ impl<S: Store> Driver<S> {
 async fn perform<S: Store>(store: Arc<S>, action: Action) -> Input {
     match action {
         Action::Read { timeout } => Input::Read(within(timeout, store.read(), TIMEOUT).await),
-        Action::Write {
-            record,
-            expected,
-            token,
-            timeout,
-        } => {
+        Action::Write { record, expected, token, timeout } => {
             let write = store.write(&record, expected.as_ref(), token);
             Input::Written(within(timeout, write, WriteError::Failed(TIMEOUT)).await)
         }
     }
 }
 
-const TIMEOUT: Failure = Failure {
-    kind: FailureKind::Timeout,
-    retry_after: None,
-};
+const TIMEOUT: Failure = Failure { kind: FailureKind::Timeout, retry_after: None };
 
 async fn within<T, E>(limit: Duration, request: impl Future<Output = Result<T, E>>, late: E) -> Result<T, E> {
     timeout(limit, request).await.unwrap_or(Err(late))
@@ -248,27 +225,20 @@ async fn within<T, E>(limit: Duration, request: impl Future<Output = Result<T, E
 
 fn log(event: &Event) {
     match event {
-        Event::TermBegan {
-            token,
-            previous,
-            reacquired,
-        } => {
+        Event::TermBegan { token, previous, reacquired } => {
             let previous = previous.as_deref().unwrap_or_default();
             tracing::info!(%token, previous, reacquired, "leads");
         }
         Event::TermEnded { token, cause } => tracing::info!(%token, ?cause, "leads no more"),
         Event::HolderChanged { from, to } => {
-            let (from, to) = (
-                from.as_deref().unwrap_or_default(),
-                to.as_deref().unwrap_or_default(),
-            );
+            let (from, to) = (from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or_default());
             tracing::info!(from, to, "the holder changed");
         }
         Event::Released { token } => tracing::info!(%token, "released the lead"),
         Event::Renewed { latency, margin } => tracing::debug!(?latency, ?margin, "renewed"),
         Event::RequestFailed(_) => {} // logged with the request
         Event::HistoryLost => {
-            tracing::error!("the store lost history: tokens would repeat; this pod will not lead")
+            tracing::error!("the store lost history: tokens would repeat; this pod will not lead");
         }
     }
 }
@@ -348,9 +318,6 @@ impl fmt::Debug for Candidate {
 
 impl<S: fmt::Debug> fmt::Debug for Driver<S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Driver")
-            .field("store", &self.store)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Driver").field("store", &self.store).finish_non_exhaustive()
     }
 }

@@ -33,10 +33,7 @@ thread_local! {
 /// Virtual time as both clocks. Each test has a thread of its own, and so a start of its own.
 fn virtual_now() -> Moment {
     let elapsed = START.with(Instant::elapsed) + Duration::from_secs(1_000);
-    Moment {
-        boottime: elapsed,
-        monotonic_raw: elapsed,
-    }
+    Moment { boottime: elapsed, monotonic_raw: elapsed }
 }
 
 #[derive(Default)]
@@ -79,19 +76,10 @@ fn pod(store: MemoryStore, number: u128) -> Pod {
         fencing_offset: 0,
     };
     let seen = Arc::new(Seen::default());
-    let (driver, candidate) = Driver::new(
-        store.clone(),
-        config,
-        virtual_now,
-        Arc::clone(&seen) as Arc<dyn Observer>,
-    );
+    let (driver, candidate) =
+        Driver::new(store.clone(), config, virtual_now, Arc::clone(&seen) as Arc<dyn Observer>);
     candidate.set_willing(true);
-    Pod {
-        candidate,
-        store,
-        seen,
-        task: tokio::spawn(driver.run()),
-    }
+    Pod { candidate, store, seen, task: tokio::spawn(driver.run()) }
 }
 
 impl Pod {
@@ -104,9 +92,7 @@ impl Pod {
                 changes.changed().await.unwrap();
             }
         };
-        timeout(Duration::from_secs(60), leading)
-            .await
-            .expect("this pod leads within a minute");
+        timeout(Duration::from_secs(60), leading).await.expect("this pod leads within a minute");
         (self.token(), began.elapsed())
     }
 
@@ -172,22 +158,12 @@ async fn a_resignation_hands_over_at_once_with_a_higher_token() {
     let (leader, follower) = two_pods().await;
     let token = leader.token();
     assert!(leader.candidate.resign(Token(token.0 + 1), None).is_err());
-    leader
-        .candidate
-        .resign(token, Some(Duration::from_secs(30)))
-        .unwrap();
+    leader.candidate.resign(token, Some(Duration::from_secs(30))).unwrap();
     assert_eq!(leader.candidate.answer().promise, None);
     let (next, waited) = follower.leads().await;
     assert!(next > token && waited <= SOON, "{next} {waited:?}");
     assert_eq!(leader.candidate.answer().reason, Reason::CoolingDown);
-    assert!(
-        leader
-            .seen
-            .events
-            .lock()
-            .unwrap()
-            .contains(&Event::Released { token })
-    );
+    assert!(leader.seen.events.lock().unwrap().contains(&Event::Released { token }));
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,10 +171,7 @@ async fn a_process_that_dies_is_followed_after_a_lease_and_not_before() {
     let (leader, follower) = two_pods().await;
     leader.task.abort();
     let (_, waited) = follower.leads().await;
-    assert!(
-        waited >= LEASE - Duration::from_secs(1) && waited <= LEASE + SOON,
-        "{waited:?}"
-    );
+    assert!(waited >= LEASE - Duration::from_secs(1) && waited <= LEASE + SOON, "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,10 +188,7 @@ async fn a_leader_that_is_cut_off_stops_by_itself_before_its_successor_starts() 
             let _ = timeout(Duration::from_millis(100), changes.changed()).await;
         }
         let now = virtual_now().boottime;
-        assert!(
-            last_deadline + STOP_GRACE < now,
-            "{link:?}: {last_deadline:?} {now:?}"
-        );
+        assert!(last_deadline + STOP_GRACE < now, "{link:?}: {last_deadline:?} {now:?}");
         assert_ne!(leader.candidate.answer().reason, Reason::Leading);
 
         leader.store.set_link(Link::Up);
@@ -257,11 +227,7 @@ async fn termination_releases_when_every_promise_is_over_or_the_program_is_known
         } else {
             assert!(waited >= MAX_PROMISE + STOP_GRACE && waited < LEASE, "{waited:?}");
         }
-        timeout(SOON, leader.task)
-            .await
-            .expect("the loop ends when nothing is left to do")
-            .unwrap()
-            .unwrap();
+        timeout(SOON, leader.task).await.expect("the loop ends when nothing is left to do").unwrap().unwrap();
     }
 }
 
@@ -269,11 +235,7 @@ async fn termination_releases_when_every_promise_is_over_or_the_program_is_known
 async fn a_follower_that_is_told_to_end_ends_at_once() {
     let (leader, follower) = two_pods().await;
     follower.candidate.terminate();
-    timeout(SOON, follower.task)
-        .await
-        .expect("nothing is left to do")
-        .unwrap()
-        .unwrap();
+    timeout(SOON, follower.task).await.expect("nothing is left to do").unwrap().unwrap();
     assert!(leader.candidate.leads());
 }
 
@@ -293,9 +255,7 @@ async fn subscribers_are_told_of_every_renewal() {
                 }
             }
         };
-        timeout(Duration::from_secs(3), told)
-            .await
-            .expect("a renewal is told");
+        timeout(Duration::from_secs(3), told).await.expect("a renewal is told");
     }
 }
 
@@ -305,16 +265,10 @@ async fn the_loop_turns_often_enough_to_be_told_from_a_stuck_one() {
     follower.store.set_link(Link::Silent);
     sleep(LEASE * 4).await;
     let turns = follower.seen.turns.lock().unwrap();
-    assert!(
-        turns.windows(2).all(|pair| pair[1] - pair[0] <= TURN_MAX + SOON),
-        "{turns:?}"
-    );
+    assert!(turns.windows(2).all(|pair| pair[1] - pair[0] <= TURN_MAX + SOON), "{turns:?}");
 }
 
 #[test]
 fn two_nonces_differ() {
-    assert_ne!(
-        conch_stores::driver::draw_nonce().unwrap(),
-        conch_stores::driver::draw_nonce().unwrap()
-    );
+    assert_ne!(conch_stores::driver::draw_nonce().unwrap(), conch_stores::driver::draw_nonce().unwrap());
 }
