@@ -105,6 +105,44 @@ pub const OPERATOR: &str = "conch-operator";
 /// Field manager of the sidecar.
 pub const SIDECAR: &str = "conch-sidecar";
 
+/// The operator's own objects, as the Helm chart makes them. Their names are fixed: one cluster has one Conch.
+pub mod operator_objects {
+    /// The `MutatingWebhookConfiguration`. The operator writes nothing in it but `caBundle`.
+    pub const WEBHOOK_CONFIGURATION: &str = "conch-operator";
+    /// The Service that the API server calls, in the operator's namespace.
+    pub const SERVICE: &str = "conch-operator";
+    /// The Secret with the webhook's authority and certificate, in the operator's namespace.
+    pub const CERTIFICATE_SECRET: &str = "conch-operator-certificate";
+    /// The Lease by which the operator elects its own leader, in its namespace.
+    pub const LEASE: &str = "conch-operator";
+    /// Path of the webhook that stamps workloads.
+    pub const STAMP_PATH: &str = "/stamp";
+    /// Path of the webhook that injects the sidecar into pods.
+    pub const INJECT_PATH: &str = "/inject";
+    /// Port of the webhook in the pod.
+    pub const WEBHOOK_PORT: u16 = 8443;
+    /// Port of metrics and health in the pod.
+    pub const METRICS_PORT: u16 = 8080;
+}
+
+/// Environment variables of the operator.
+pub mod operator_env {
+    /// Name of the pod (downward API).
+    pub const POD_NAME: &str = "CONCH_POD_NAME";
+    /// UID of the pod (downward API).
+    pub const POD_UID: &str = "CONCH_POD_UID";
+    /// Namespace of the pod (downward API).
+    pub const NAMESPACE: &str = "CONCH_NAMESPACE";
+    /// Image of the sidecar that is injected.
+    pub const SIDECAR_IMAGE: &str = "CONCH_SIDECAR_IMAGE";
+    /// When the kubelet fetches that image: `Always`, `IfNotPresent` or `Never`.
+    pub const SIDECAR_PULL_POLICY: &str = "CONCH_SIDECAR_PULL_POLICY";
+    /// `text` or `json`.
+    pub const LOG_FORMAT: &str = "CONCH_LOG_FORMAT";
+    /// A `tracing` filter, e.g. `info`.
+    pub const LOG: &str = "CONCH_LOG";
+}
+
 /// Why the text of an [`ELECTION`] annotation names no election.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
