@@ -1,8 +1,9 @@
 //! Elapsed time, seen from both sides of a lease.
 //!
-//! No clock that a guest can read is right in every case: `CLOCK_BOOTTIME` is slewed by NTP, `CLOCK_MONOTONIC_RAW`
-//! stands still while the machine is suspended. So the driver samples both, and the elector takes the difference that
-//! is worse for itself: a leader the longer one, a follower the shorter one.
+//! No clock that a guest can read is right in every case: `CLOCK_BOOTTIME` and `CLOCK_MONOTONIC` are slewed by NTP,
+//! `CLOCK_MONOTONIC_RAW` stands still while the machine is suspended, and a machine may be both. So the driver samples all
+//! three: the raw clock counts the time awake, and the difference of the other two, slewed alike, is the time suspended. A
+//! leader takes the longest time that follows from them, a follower the shortest.
 
 use std::time::Duration;
 
@@ -12,23 +13,34 @@ pub const CLOCK_RATE_ERROR_PPM: u64 = 1_000;
 
 const MILLION: u64 = 1_000_000;
 
-/// One simultaneous reading of `CLOCK_BOOTTIME` and `CLOCK_MONOTONIC_RAW` of this machine.
+/// One reading of this machine's clocks, in the order of the fields: each is read no earlier than the one before, so that
+/// whatever interrupts the reading, the moment is that of the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
     /// `CLOCK_BOOTTIME`: goes on during suspend, may be slewed.
     pub boottime: Duration,
+    /// `CLOCK_MONOTONIC`: as [`Self::boottime`], but stands still during suspend.
+    pub monotonic: Duration,
     /// `CLOCK_MONOTONIC_RAW`: never slewed, stands still during suspend.
     pub monotonic_raw: Duration,
 }
 
 impl Moment {
-    /// The longest time that can have passed since `earlier`. What a leader counts.
+    /// The moment at which all clocks of a machine that was never suspended show this.
+    #[must_use]
+    pub fn from_uptime(uptime: Duration) -> Self {
+        Self { boottime: uptime, monotonic: uptime, monotonic_raw: uptime }
+    }
+
+    /// The longest time that can have passed since `earlier`. What a leader counts: the time awake by the raw clock and the
+    /// time suspended, or what BOOTTIME says, if that is more.
     ///
-    /// A clock that went back (a restored checkpoint) counts as no time on that clock; the other one decides.
+    /// A clock that went back (a restored checkpoint) counts as no time on that clock; the others decide.
     #[must_use]
     pub fn longest_since(self, earlier: Self) -> Duration {
         let (boottime, raw) = self.since(earlier);
-        boottime.max(raw)
+        let suspended = boottime.saturating_sub(self.monotonic.saturating_sub(earlier.monotonic));
+        boottime.max(raw.saturating_add(suspended))
     }
 
     /// The shortest time that can have passed since `earlier`. What a follower counts.
@@ -81,25 +93,31 @@ pub(crate) fn scale_for_rate_error(duration: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    fn moment(boottime_ms: u64, raw_ms: u64) -> Moment {
-        Moment { boottime: Duration::from_millis(boottime_ms), monotonic_raw: Duration::from_millis(raw_ms) }
+    fn moment(boottime_ms: u64, monotonic_ms: u64, raw_ms: u64) -> Moment {
+        let ms = Duration::from_millis;
+        Moment { boottime: ms(boottime_ms), monotonic: ms(monotonic_ms), monotonic_raw: ms(raw_ms) }
     }
 
     #[test]
-    fn a_leader_counts_the_clock_that_went_further_and_a_follower_the_other() {
-        let earlier = moment(1_000, 1_000);
+    fn a_leader_counts_the_longest_time_and_a_follower_the_shortest() {
+        let earlier = moment(1_000, 1_000, 1_000);
         // Suspended for 9 s: only BOOTTIME went on.
-        assert_eq!(moment(11_000, 2_000).longest_since(earlier), Duration::from_secs(10));
-        assert_eq!(moment(11_000, 2_000).shortest_since(earlier), Duration::from_secs(1));
-        // BOOTTIME slewed to run slow by a half: RAW is the longer one.
-        assert_eq!(moment(6_000, 11_000).longest_since(earlier), Duration::from_secs(10));
-        assert_eq!(moment(6_000, 11_000).shortest_since(earlier), Duration::from_secs(5));
+        let suspended = moment(11_000, 2_000, 2_000);
+        assert_eq!(suspended.longest_since(earlier), Duration::from_secs(10));
+        assert_eq!(suspended.shortest_since(earlier), Duration::from_secs(1));
+        // Slewed to run slow by a half: RAW is the longer one.
+        let slewed = moment(6_000, 6_000, 11_000);
+        assert_eq!(slewed.longest_since(earlier), Duration::from_secs(10));
+        assert_eq!(slewed.shortest_since(earlier), Duration::from_secs(5));
+        // Both: awake for 10 s of which the slewed clocks saw 9, then suspended for 6. No single clock saw the 16 s.
+        let both = moment(16_000, 10_000, 11_000);
+        assert_eq!(both.longest_since(earlier), Duration::from_secs(16));
     }
 
     #[test]
     fn a_clock_that_went_back_counts_as_no_time() {
-        assert_eq!(moment(1, 1).longest_since(moment(5_000, 5_000)), Duration::ZERO);
-        assert_eq!(moment(1, 6_000).shortest_since(moment(5_000, 5_000)), Duration::ZERO);
+        assert_eq!(moment(1, 1, 1).longest_since(moment(5_000, 5_000, 5_000)), Duration::ZERO);
+        assert_eq!(moment(1, 1, 6_000).shortest_since(moment(5_000, 5_000, 5_000)), Duration::ZERO);
     }
 
     #[test]

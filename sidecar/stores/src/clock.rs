@@ -4,11 +4,11 @@ use conch_election::Moment;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::time::Duration;
 
-/// This machine's clocks, now. The two are read one after the other: a reader that is interrupted in between finds the
-/// second one later, and [`Moment`] takes for each side the difference that is worse for it.
+/// This machine's clocks, now, in the order that [`Moment`] asks for.
 pub fn now() -> Moment {
     Moment {
         boottime: since_start(clock_gettime(ClockId::Boottime)),
+        monotonic: since_start(clock_gettime(ClockId::Monotonic)),
         monotonic_raw: since_start(clock_gettime(ClockId::MonotonicRaw)),
     }
 }
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_clocks_go_on_by_what_was_slept() {
+    fn all_clocks_go_on_by_what_was_slept() {
         let before = now();
         std::thread::sleep(Duration::from_millis(20));
         let after = now();

@@ -33,7 +33,7 @@ thread_local! {
 /// Virtual time as both clocks. Each test has a thread of its own, and so a start of its own.
 fn virtual_now() -> Moment {
     let elapsed = START.with(Instant::elapsed) + Duration::from_secs(1_000);
-    Moment { boottime: elapsed, monotonic_raw: elapsed }
+    Moment::from_uptime(elapsed)
 }
 
 #[derive(Default)]

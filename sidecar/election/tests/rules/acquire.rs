@@ -67,8 +67,8 @@ fn a_follower_counts_the_clock_that_went_less_far() {
     let (_, mut register) = leader();
     let mut elector = follower(&mut register, 0);
     for moment in [
-        Moment { boottime: ms(60_000), monotonic_raw: ms(14_000) },
-        Moment { boottime: ms(14_000), monotonic_raw: ms(60_000) },
+        Moment { boottime: ms(60_000), monotonic: ms(14_000), monotonic_raw: ms(14_000) },
+        Moment { boottime: ms(14_000), monotonic: ms(14_000), monotonic_raw: ms(60_000) },
     ] {
         elector.handle(moment, Input::Tick);
         assert_eq!(elector.poll_action(moment), None);

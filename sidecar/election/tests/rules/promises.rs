@@ -82,7 +82,7 @@ fn the_wait_for_promises_counts_the_clock_that_went_less_far() {
     let (mut elector, mut register) = leader();
     elector.answer(at(1_000));
     elector.handle(at(1_000), Input::Terminate);
-    let slewed = Moment { boottime: ms(60_000), monotonic_raw: ms(2_000) };
+    let slewed = Moment { boottime: ms(60_000), monotonic: ms(60_000), monotonic_raw: ms(2_000) };
     register.run(&mut elector, slewed);
     assert!(!released(&register));
 }

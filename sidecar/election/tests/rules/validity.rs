@@ -44,9 +44,17 @@ fn an_answer_after_the_validity_is_no_even_before_any_timer_ran() {
 #[test]
 fn a_leader_counts_suspend_and_slew_against_itself() {
     let (elector, _) = leader();
-    let suspended = Moment { boottime: ms(20_000), monotonic_raw: ms(1_000) };
-    let slewed = Moment { boottime: ms(1_000), monotonic_raw: ms(20_000) };
-    assert!(elector.leads(Moment { boottime: ms(1_000), monotonic_raw: ms(1_000) }));
+    let moment = |boottime, monotonic, raw| Moment {
+        boottime: ms(boottime),
+        monotonic: ms(monotonic),
+        monotonic_raw: ms(raw),
+    };
+    let suspended = moment(20_000, 1_000, 1_000);
+    let slewed = moment(1_000, 1_000, 20_000);
+    // Awake for 6 s on slow clocks, suspended for 6: neither BOOTTIME nor RAW alone saw the 12 s.
+    let both = moment(11_400, 5_400, 6_000);
+    assert!(elector.leads(at(11_400)));
+    assert!(!elector.leads(both));
     assert!(!elector.leads(suspended));
     assert!(!elector.leads(slewed));
 }

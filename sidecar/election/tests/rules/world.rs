@@ -15,7 +15,7 @@ pub(crate) fn ms(milliseconds: u64) -> Duration {
 
 /// Both clocks agree and show this many milliseconds.
 pub(crate) fn at(milliseconds: u64) -> Moment {
-    Moment { boottime: ms(milliseconds), monotonic_raw: ms(milliseconds) }
+    Moment::from_uptime(ms(milliseconds))
 }
 
 pub(crate) fn timing() -> Timing {

@@ -10,6 +10,7 @@ const MILLION: u64 = 1_000_000;
 #[derive(Clone)]
 pub(crate) struct Clocks {
     raw_rate: u64,
+    /// Of BOOTTIME and MONOTONIC, which are slewed alike.
     boottime_rate: u64,
     /// The rate of the clock with which the program counts.
     pub(crate) program_rate: u64,
@@ -36,6 +37,7 @@ impl Clocks {
         let scaled = |rate: u64| awake * rate / MILLION;
         Moment {
             boottime: Duration::from_micros(self.offset + scaled(self.boottime_rate) + suspended),
+            monotonic: Duration::from_micros(self.offset + scaled(self.boottime_rate)),
             monotonic_raw: Duration::from_micros(self.offset + scaled(self.raw_rate)),
         }
     }
