@@ -76,6 +76,15 @@ impl Environment {
         Ok(())
     }
 
+    /// How many requests the API server has counted of a resource and a verb, e.g. `leases` and `GET`.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub fn requests(&self, counts: &dyn Fn(&str, &str) -> bool) -> Result<u64> {
+        let metrics = self.tools.kubectl(&["get", "--raw", "/metrics"])?;
+        Ok(count_requests(&metrics, counts))
+    }
+
     /// A directory that is the same on every node and on this machine, where probes write.
     pub fn shared_directory(&self) -> Option<PathBuf> {
         let cluster = self.cluster.as_ref()?;
@@ -94,4 +103,35 @@ pub fn image_file(program: Program) -> PathBuf {
 /// The Helm chart.
 pub fn chart_directory() -> PathBuf {
     workspace_directory().join(Path::new("charts/conch"))
+}
+
+/// Sums `apiserver_request_total` over the lines whose resource and verb count.
+fn count_requests(metrics: &str, counts: &dyn Fn(&str, &str) -> bool) -> u64 {
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix("apiserver_request_total{"));
+    let label = |labels: &str, name: &str| -> String {
+        let found = labels.split(',').find_map(|label| label.strip_prefix(name)?.strip_prefix("=\""));
+        found.unwrap_or_default().trim_end_matches('"').to_owned()
+    };
+    let counted = lines.filter_map(|line| {
+        let (labels, value) = line.rsplit_once("} ")?;
+        counts(&label(labels, "resource"), &label(labels, "verb")).then(|| value.parse::<u64>().ok())?
+    });
+    counted.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_summed_by_resource_and_verb() {
+        let metrics = "# HELP apiserver_request_total x\n\
+            apiserver_request_total{code=\"200\",resource=\"leases\",verb=\"PUT\",version=\"v1\"} 37\n\
+            apiserver_request_total{code=\"409\",resource=\"leases\",verb=\"PUT\",version=\"v1\"} 3\n\
+            apiserver_request_total{code=\"200\",resource=\"leases\",verb=\"GET\",version=\"v1\"} 5\n\
+            apiserver_request_total{code=\"200\",resource=\"pods\",verb=\"PUT\",version=\"v1\"} 7\n\
+            apiserver_request_totals{resource=\"leases\",verb=\"PUT\"} 100\n";
+        let count = |resource: &str, verb: &str| count_requests(metrics, &|r, v| r == resource && v == verb);
+        assert_eq!([count("leases", "PUT"), count("leases", "GET"), count("leases", "POST")], [40, 5, 0]);
+    }
 }

@@ -3,6 +3,7 @@
 pub mod checker;
 mod environment;
 mod error;
+mod logs;
 mod namespace;
 mod probes;
 mod tools;

@@ -1,23 +1,23 @@
 //! A workload of probes under observation, and the faults that are done to it.
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conch_cluster::Cluster;
 use conch_crds::names;
-use conch_probe::Line;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::checker::{History, Run, Verdict};
+use crate::checker::{History, Verdict};
 use crate::error::{Error, Result, at};
+use crate::logs::Logs;
 use crate::namespace::Namespace;
 use crate::tools::Tools;
 use crate::workload::{CONTAINER, Workload};
 
 /// How long a workload may take until its first leader is known.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// A pod and the place where it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Probes<'a> {
     pub namespace: &'a Namespace<'a>,
     cluster: &'a Cluster,
     name: String,
-    directory: PathBuf,
+    logs: RefCell<Logs>,
 }
 
 impl<'a> Probes<'a> {
@@ -62,7 +62,8 @@ impl<'a> Probes<'a> {
             ..Workload::deployment("probe")
         };
         namespace.apply(workload.manifest())?;
-        let probes = Self { namespace, cluster, name: workload.name.to_owned(), directory };
+        let logs = RefCell::new(Logs::of(directory));
+        let probes = Self { namespace, cluster, name: "probe".to_owned(), logs };
         probes.wait_complete(replicas)?;
         Ok(probes)
     }
@@ -152,7 +153,20 @@ impl<'a> Probes<'a> {
     /// # Errors
     /// A log cannot be read.
     pub fn history(&self) -> Result<History> {
-        read(&self.directory)
+        self.logs.borrow_mut().read()
+    }
+
+    /// Waits until the program of a pod has written its last line, and returns when it did, in nanoseconds of
+    /// `CLOCK_BOOTTIME`.
+    ///
+    /// # Errors
+    /// It has not after `limit`.
+    pub fn wait_exit(&self, candidate: &Candidate, limit: Duration) -> Result<u64> {
+        let pod = format!("{}_{}", candidate.name, candidate.uid);
+        Tools::wait_for("end of the program", limit, || {
+            let ended = self.history()?.ended(&pod);
+            Ok(ended.ok_or_else(|| format!("{pod} still asks")))
+        })
     }
 
     /// Waits for a term that began after `event`, and returns how long after it the first answer came.
@@ -175,22 +189,4 @@ impl<'a> Probes<'a> {
         println!("RESULT {scenario}: {more}{}{verdict}", if more.is_empty() { "" } else { ", " });
         Ok(verdict)
     }
-}
-
-fn read(directory: &Path) -> Result<History> {
-    let mut runs = Vec::new();
-    for entry in fs::read_dir(directory).map_err(at("read", directory))? {
-        let path = entry.map_err(at("read", directory))?.path();
-        let text = fs::read_to_string(&path).map_err(at("read", &path))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // `<pod>_<uid>.<start>.log`
-        let mut parts = name.rsplitn(3, '.');
-        let pod = parts.nth(2).unwrap_or(&name).to_owned();
-        // What follows the last line break was cut short by a kill, or is being written.
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let lines: std::result::Result<Vec<Line>, _> = whole.lines().map(str::parse).collect();
-        let lines = lines.map_err(|source| Error::Log { path, source })?;
-        runs.push(Run { pod, lines, died: None });
-    }
-    Ok(History { runs })
 }

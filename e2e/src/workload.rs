@@ -60,6 +60,7 @@ impl<'a> Workload<'a> {
             "name": CONTAINER,
             "image": Program::Probe.reference(),
             "imagePullPolicy": "IfNotPresent",
+            "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
             "args": ["run", "--interval-ms", self.interval_ms.to_string()],
             "env": [
                 {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
@@ -68,6 +69,7 @@ impl<'a> Workload<'a> {
             ],
         });
         let mut pod = json!({
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
             "topologySpreadConstraints": [{
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",

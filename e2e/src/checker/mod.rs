@@ -107,6 +107,11 @@ impl History {
             .min()
     }
 
+    /// When the program of a pod ended for the last time, if it did.
+    pub fn ended(&self, pod: &str) -> Option<u64> {
+        self.runs.iter().filter(|run| run.pod == pod).filter_map(Run::ended).max()
+    }
+
     /// How many pods were answered since a time.
     pub fn answering_since(&self, since: u64) -> usize {
         let answered = |line: &Line| match line {

@@ -1,0 +1,76 @@
+//! What Conch costs: requests and memory.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use conch_crds::names;
+use conch_e2e::{Namespace, OPERATOR_NAMESPACE, OPERATOR_SELECTOR, Probes};
+use serde_json::Value;
+
+use crate::support::breakable;
+
+const QUIET: Duration = Duration::from_secs(30);
+
+#[test]
+fn followers_do_not_poll_and_the_leader_writes_once_in_two_seconds() {
+    let test = "requests of three candidates in 30 s";
+    let Some(environment) = breakable(test) else { return };
+    let count =
+        |verb: &str| environment.requests(&|resource, asked| resource == "leases" && asked == verb).unwrap();
+    let namespace = Namespace::new(environment, "requests").unwrap();
+    let [gets_before, puts_before] = ["GET", "PUT"].map(count);
+    thread::sleep(QUIET);
+    let [gets_without, puts_without] = [count("GET") - gets_before, count("PUT") - puts_before];
+
+    let probes = Probes::start(&namespace, 3).unwrap();
+    // The first reads of the new candidates are over.
+    thread::sleep(Duration::from_secs(5));
+    let [gets_before, puts_before] = ["GET", "PUT"].map(count);
+    thread::sleep(QUIET);
+    let [gets_with, puts_with] = [count("GET") - gets_before, count("PUT") - puts_before];
+    let puts = puts_with.saturating_sub(puts_without);
+    println!(
+        "RESULT {test}: {gets_with} GETs of leases ({gets_without} without them), {puts} PUTs more than without"
+    );
+    probes.judge(test, "").unwrap();
+    assert!(gets_with <= gets_without + 1, "followers poll");
+    assert!((12..=18).contains(&puts), "one renewal in two seconds");
+}
+
+#[test]
+fn sidecar_and_operator_stay_small() {
+    let test = "resident memory";
+    let Some(environment) = breakable(test) else { return };
+    let Some(cluster) = &environment.cluster else { return };
+    let namespace = Namespace::new(environment, "memory").unwrap();
+    let probes = Probes::start(&namespace, 3).unwrap();
+    thread::sleep(Duration::from_secs(10));
+    let resident = |pod: &Value, container: &str| -> Vec<u64> {
+        let node = pod["spec"]["nodeName"].as_str().unwrap();
+        let node = cluster.node_names().iter().position(|known| known == node).unwrap() + 1;
+        let uid = pod["metadata"]["uid"].as_str().unwrap();
+        cluster.container_processes(node, uid, container).into_iter().map(resident_kib).collect()
+    };
+    let candidates = namespace.list(&["pods"]).unwrap();
+    let sidecars: Vec<u64> =
+        candidates.iter().flat_map(|pod| resident(pod, names::SIDECAR_CONTAINER)).collect();
+    let list = ["--namespace", OPERATOR_NAMESPACE, "pods", "--selector", OPERATOR_SELECTOR];
+    let operators = environment.tools.get(&list).unwrap();
+    let mut operator = Vec::new();
+    for pod in operators["items"].as_array().unwrap() {
+        operator.extend(resident(pod, pod["spec"]["containers"][0]["name"].as_str().unwrap()));
+    }
+    println!("RESULT {test}: sidecars {sidecars:?} KiB, operator {operator:?} KiB");
+    probes.judge(test, "").unwrap();
+    assert_eq!(sidecars.len(), 3);
+    assert!(sidecars.iter().all(|kib| *kib <= 10 * 1_000_000 / 1_024), "a sidecar needs more than 10 MB");
+    assert!(!operator.is_empty());
+}
+
+/// `VmRSS` of a process.
+fn resident_kib(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}

@@ -1,0 +1,169 @@
+//! The operator is needed to set an election up, never to hold one.
+
+use std::time::Duration;
+
+use conch_e2e::{Environment, Namespace, OPERATOR_NAMESPACE, OPERATOR_SELECTOR, Probes, Tools, Workload};
+use serde_json::Value;
+
+use crate::support::{
+    FAIL_OVER_LIMIT, PATIENCE, breakable, environment, is_injected, ms, name_of, pods, wait_leader,
+};
+
+/// The operator's Deployment, scaled for one test; put back when this is dropped.
+struct Scaled<'a> {
+    environment: &'a Environment,
+    name: String,
+    before: u64,
+}
+
+impl<'a> Scaled<'a> {
+    fn to(environment: &'a Environment, replicas: u64) -> Self {
+        let list = ["--namespace", OPERATOR_NAMESPACE, "deployments", "--selector", OPERATOR_SELECTOR];
+        let deployments = environment.tools.get(&list).unwrap();
+        let deployment = &deployments["items"][0];
+        let before = deployment["spec"]["replicas"].as_u64().unwrap();
+        let scaled = Self { environment, name: name_of(deployment).to_owned(), before };
+        scaled.scale(replicas);
+        scaled
+    }
+
+    fn scale(&self, replicas: u64) {
+        let replicas = format!("--replicas={replicas}");
+        self.kubectl(&["scale", "deployment", &self.name, &replicas]);
+        let reference = format!("deployment/{}", self.name);
+        self.kubectl(&["rollout", "status", &reference, "--timeout=2m"]);
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        let namespace = ["--namespace", OPERATOR_NAMESPACE];
+        self.environment.tools.kubectl(&[&namespace[..], arguments].concat()).unwrap()
+    }
+}
+
+impl Drop for Scaled<'_> {
+    fn drop(&mut self) {
+        self.scale(self.before);
+    }
+}
+
+fn operator_pods(environment: &Environment) -> Vec<Value> {
+    let list = ["--namespace", OPERATOR_NAMESPACE, "pods", "--selector", OPERATOR_SELECTOR];
+    let pods = environment.tools.get(&list).unwrap();
+    let mut pods = pods["items"].as_array().unwrap().clone();
+    pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    pods
+}
+
+#[test]
+fn an_election_goes_on_while_the_operator_is_away() {
+    let test = "the operator is away, and the leader is deleted";
+    let Some(environment) = breakable(test) else { return };
+    let namespace = Namespace::new(environment, "operator-away").unwrap();
+    let probes = Probes::start(&namespace, 3).unwrap();
+    let operator = Scaled::to(environment, 0);
+    Tools::wait_for("end of the operator", PATIENCE, || {
+        let left = operator_pods(environment).len();
+        Ok(if left == 0 { Ok(()) } else { Err(format!("{left} pods")) })
+    })
+    .unwrap();
+    let leader = probes.leader().unwrap();
+    namespace.kubectl(&["delete", "pod", &leader.name, "--wait=false"]).unwrap();
+    let exit = probes.wait_exit(&leader, FAIL_OVER_LIMIT).unwrap();
+    let fail_over = probes.wait_next_term(exit, 2 * FAIL_OVER_LIMIT).unwrap();
+
+    // Whoever never asked for Conch does not notice.
+    let plain = Workload { replicas: 1, ..Workload::deployment("plain") };
+    namespace.apply(plain.manifest()).unwrap();
+    namespace.wait_rolled_out(&plain.reference()).unwrap();
+
+    drop(operator);
+    probes.wait_complete(3).unwrap();
+    let verdict = probes.judge(test, &format!("fail-over {}", ms(fail_over))).unwrap();
+    assert_eq!(verdict.faults(), Vec::<String>::new());
+    assert!(fail_over <= FAIL_OVER_LIMIT, "{fail_over:?}");
+}
+
+#[test]
+fn of_two_operators_one_works_and_the_other_takes_over() {
+    let environment = environment();
+    let operator = Scaled::to(environment, 2);
+    let names: Vec<_> = operator_pods(environment).iter().map(|pod| name_of(pod).to_owned()).collect();
+    assert_eq!(names.len(), 2);
+    let leader = || {
+        Tools::wait_for("leading operator", PATIENCE, || {
+            let leases = environment.tools.get(&["--namespace", OPERATOR_NAMESPACE, "leases"])?;
+            let holders = leases["items"].as_array().into_iter().flatten();
+            let holders: Vec<_> =
+                holders.filter_map(|lease| lease["spec"]["holderIdentity"].as_str()).collect();
+            let pods = operator_pods(environment);
+            let leads = |pod: &&Value| holders.iter().any(|holder| holder.starts_with(name_of(pod)));
+            Ok(pods
+                .iter()
+                .find(leads)
+                .map(|pod| name_of(pod).to_owned())
+                .ok_or_else(|| format!("{holders:?}")))
+        })
+        .unwrap()
+    };
+    let first = leader();
+    operator.kubectl(&["delete", "pod", &first, "--wait=false"]);
+    assert_ne!(leader(), first);
+
+    let namespace = Namespace::new(environment, "two-operators").unwrap();
+    let workload = Workload { replicas: 1, policy: Some("default"), ..Workload::deployment("app") };
+    namespace.apply(workload.manifest()).unwrap();
+    namespace.wait_rolled_out(&workload.reference()).unwrap();
+    wait_leader(&namespace, "app");
+}
+
+#[test]
+fn a_workload_that_was_annotated_while_the_operator_was_away_is_rolled_when_it_is_back() {
+    let namespace = Namespace::new(environment(), "late-stamp").unwrap();
+    let workload = Workload { replicas: 1, ..Workload::deployment("app") };
+    namespace.apply(workload.manifest()).unwrap();
+    namespace.wait_rolled_out(&workload.reference()).unwrap();
+    let operator = Scaled::to(environment(), 0);
+    namespace.kubectl(&["annotate", &workload.reference(), "conch.rs/policy=default"]).unwrap();
+    assert!(pods(&namespace, "app").unwrap().iter().all(|pod| !is_injected(pod)));
+    drop(operator);
+    wait_leader(&namespace, "app");
+}
+
+/// Requests that change the objects of an operator, by the API server's own count.
+fn writes(environment: &Environment) -> u64 {
+    let resources =
+        ["elections", "coordinationpolicies", "roles", "rolebindings", "deployments", "events", "secrets"];
+    let verbs = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
+    environment
+        .requests(&|resource, verb| {
+            let lease_change = resource == "leases" && ["PATCH", "APPLY", "DELETE"].contains(&verb);
+            (resources.contains(&resource) && verbs.contains(&verb)) || lease_change
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_pass_with_nothing_to_do_writes_nothing() {
+    let environment = environment();
+    let namespace = Namespace::new(environment, "quiet").unwrap();
+    let workload = Workload { policy: Some("default"), ..Workload::deployment("app") };
+    namespace.apply(workload.manifest()).unwrap();
+    namespace.wait_rolled_out(&workload.reference()).unwrap();
+    wait_leader(&namespace, "app");
+    crate::support::wait_condition(&namespace, "election/app", "UpToDate", "True", "AllCurrent");
+    // What other tests left is still being removed, and Events are counted for a while.
+    let mut before = writes(environment);
+    let quiet = Duration::from_secs(20);
+    Tools::wait_for("20 s without a write", Duration::from_mins(3), || {
+        std::thread::sleep(quiet);
+        let now = writes(environment);
+        let new = now - std::mem::replace(&mut before, now);
+        Ok(if new == 0 { Ok(()) } else { Err(format!("{new} writes in {quiet:?}")) })
+    })
+    .unwrap();
+    // A pass of the operator that changes nothing: the workload's own metadata.
+    namespace.kubectl(&["label", &workload.reference(), "team=shop"]).unwrap();
+    std::thread::sleep(Duration::from_secs(5));
+    let after = writes(environment) - before;
+    assert!(after <= 1, "{after} writes: one is the label");
+}
