@@ -122,13 +122,15 @@ fn a_deleted_lease_ends_the_term_and_is_made_again() {
 
 #[test]
 fn a_cleared_holder_ends_the_term_and_nobody_leads_until_the_lease_is_over() {
-    scenario("kubectl patch clears the holder", "clear-holder", |probes, _| patch_holder(probes, "null"));
+    scenario("kubectl patch clears the holder", "clear-holder", |probes, _| {
+        patch_holder(probes, "null");
+    });
 }
 
 #[test]
 fn an_overwritten_holder_ends_the_term_and_nobody_leads_until_the_lease_is_over() {
     scenario("kubectl patch overwrites the holder", "overwrite", |probes, _| {
-        patch_holder(probes, "\"somebody\"")
+        patch_holder(probes, "\"somebody\"");
     });
 }
 
