@@ -17,6 +17,17 @@ use rustix::net::{Shutdown as Ends, listen, shutdown};
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
+/// A listening socket on a loopback port: the given one if it is free, otherwise any.
+pub(crate) fn bind(wanted: Option<u16>) -> io::Result<TcpListener> {
+    let again = wanted.map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+    if let Some(Ok(listener)) = again {
+        return Ok(listener);
+    }
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    // A socket whose port the kernel chose would lose it when it is closed for a while.
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+}
+
 /// Lets the socket refuse connections; it keeps its port.
 pub(crate) fn close(listener: &TcpListener) -> io::Result<()> {
     Ok(shutdown(listener, Ends::Read)?)
@@ -77,7 +88,7 @@ mod tests {
     fn a_closed_socket_refuses_and_listens_again_on_its_port() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = server.local_addr().unwrap().port();
-        let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+        let outside = bind(None).unwrap();
         let address = outside.local_addr().unwrap();
         let accepting = outside.try_clone().unwrap();
         thread::spawn(move || serve(&accepting, port));

@@ -20,6 +20,7 @@ use crate::cgroup::Cgroups;
 use crate::command::{command, search_path};
 use crate::description::{Description, read_json, write_json};
 use crate::error::{Context, Error, Result};
+use crate::forward;
 use crate::kubeconfig;
 use crate::kubectl;
 use crate::layout::{DNS_IMAGE, Layout, MOST_NODES, PAUSE_IMAGE};
@@ -204,11 +205,7 @@ fn remove_old_files(layout: &Layout) -> Result<()> {
 /// A loopback port, the same as last time if it is free.
 fn listen(layout: &Layout) -> Result<(TcpListener, u16)> {
     let before = fs::read_to_string(layout.port()).ok().and_then(|text| text.trim().parse::<u16>().ok());
-    let again = before.and_then(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-    let listener = match again {
-        Some(listener) => listener,
-        None => TcpListener::bind("127.0.0.1:0").doing(|| "cannot listen on a loopback port".to_owned())?,
-    };
+    let listener = forward::bind(before).doing(|| "cannot listen on a loopback port".to_owned())?;
     let port = listener.local_addr().doing(|| "cannot read the loopback port".to_owned())?.port();
     fs::write(layout.port(), port.to_string()).at("write", &layout.port())?;
     Ok((listener, port))
