@@ -10,7 +10,7 @@ use futures::{
 use kube::api::{DynamicObject, WatchEvent, WatchParams};
 use std::{mem, sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, trace, warn};
 
 /// The API server ends a watch after this many seconds.
 const WATCH_SECONDS: u32 = 290;
@@ -195,6 +195,7 @@ async fn open(shared: &Shared, from: &str) -> Result<Events, Rejection> {
         WatchParams::default().fields(&format!("metadata.name={}", shared.lease)).timeout(WATCH_SECONDS);
     let client = shared.connection.client()?;
     let request = shared.requests().watch(&parameters, from).map_err(super::request_error)?;
+    trace!(from, "opens a watch");
     Ok(client.request_events::<DynamicObject>(request).await?.boxed())
 }
 

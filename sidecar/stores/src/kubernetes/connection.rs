@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 use tower::{BoxError, ServiceBuilder};
+use tracing::trace;
 
 /// An API server that does not accept a connection within this time is tried again on a new one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,6 +70,7 @@ impl Connection {
     /// Sends a request once and returns the body of a successful answer.
     pub(super) async fn exchange(&self, request: Request<Vec<u8>>) -> Result<Vec<u8>, Rejection> {
         let client = self.client()?;
+        trace!(method = %request.method(), "sends a request");
         let mut attempt = Attempt { connection: self, settled: false };
         let response = client.send(request.map(Body::from)).await?;
         let (status, headers) = (response.status(), response.headers().clone());

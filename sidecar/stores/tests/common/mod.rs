@@ -1,0 +1,4 @@
+//! What every store is held to.
+
+pub(crate) mod conformance;
+pub(crate) mod samples;
