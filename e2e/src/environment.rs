@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use conch_cluster::{Cluster, Options};
 use conch_images::{Program, workspace_directory};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::tools::Tools;
@@ -39,6 +40,14 @@ impl Environment {
         }
         let name = env::var("CONCH_E2E_CLUSTER").unwrap_or_else(|_| CLUSTER.to_owned());
         println!("cluster: {name}, brought up by conch-cluster");
+        Self::up(name)
+    }
+
+    /// Brings up a cluster of our own with two nodes, or finds that it is up.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn up(name: String) -> Result<Self> {
         let cluster = Cluster::up(&Options { name, nodes: 2 })?;
         let tools = Tools::new(cluster.kubeconfig(), Some(cluster.tools_directory()));
         Ok(Self { tools, cluster: Some(cluster) })
@@ -76,6 +85,17 @@ impl Environment {
         Ok(())
     }
 
+    /// The operator's pods, but for those that are being deleted.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub fn operator_pods(&self) -> Result<Vec<Value>> {
+        let list = ["--namespace", OPERATOR_NAMESPACE, "pods", "--selector", OPERATOR_SELECTOR];
+        let mut pods = self.tools.get(&list)?["items"].as_array().cloned().unwrap_or_default();
+        pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        Ok(pods)
+    }
+
     /// How many requests the API server has counted of a resource and a verb, e.g. `leases` and `GET`.
     ///
     /// # Errors
@@ -93,7 +113,7 @@ impl Environment {
 }
 
 /// Selects the operator's pods and Deployment.
-pub const OPERATOR_SELECTOR: &str = "app.kubernetes.io/name=conch";
+pub const OPERATOR_SELECTOR: &str = "app.kubernetes.io/name=conch,app.kubernetes.io/component=operator";
 
 /// The archive that `make images` writes.
 pub fn image_file(program: Program) -> PathBuf {

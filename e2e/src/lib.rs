@@ -4,6 +4,7 @@ pub mod checker;
 mod environment;
 mod error;
 mod logs;
+mod measure;
 mod namespace;
 mod probes;
 mod tools;
@@ -14,6 +15,7 @@ pub use environment::{
     chart_directory, image_file,
 };
 pub use error::{Error, Result};
+pub use measure::{median, milliseconds, resident_kib};
 pub use namespace::Namespace;
 pub use probes::{Candidate, Probes};
 pub use tools::{Tools, run};

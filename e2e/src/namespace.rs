@@ -1,4 +1,4 @@
-//! A namespace for one test: it shows the world when the test fails, and is gone afterwards.
+//! A namespace, for one test or for the demo.
 
 use std::thread;
 
@@ -8,13 +8,14 @@ use crate::environment::{Environment, OPERATOR_NAMESPACE, OPERATOR_SELECTOR};
 use crate::error::Result;
 use crate::tools::Tools;
 
-/// A namespace of its own.
+/// A namespace of its own. That of a test shows the world when the test fails, and is gone afterwards.
 #[derive(Debug)]
 pub struct Namespace<'a> {
     /// Where it is.
     pub environment: &'a Environment,
     /// Its name.
     pub name: String,
+    temporary: bool,
 }
 
 impl<'a> Namespace<'a> {
@@ -33,10 +34,24 @@ impl<'a> Namespace<'a> {
     pub fn labelled(environment: &'a Environment, words: &str, labels: &Value) -> Result<Self> {
         // A namespace of an earlier run may still be on its way out.
         let name = format!("e2e-{words}-{}", std::process::id());
-        environment.tools.apply(&json!({
-            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
-        }))?;
-        Ok(Self { environment, name })
+        let namespace = Self { environment, name, temporary: true };
+        environment.tools.apply(&namespace.manifest(labels))?;
+        Ok(namespace)
+    }
+
+    /// A new namespace of this name, which stays.
+    ///
+    /// # Errors
+    /// An old one cannot be removed, or the API server refuses the new one.
+    pub fn lasting(environment: &'a Environment, name: &str) -> Result<Self> {
+        let namespace = Self { environment, name: name.to_owned(), temporary: false };
+        environment.tools.kubectl(&["delete", "namespace", name, "--ignore-not-found"])?;
+        environment.tools.apply(&namespace.manifest(&json!({})))?;
+        Ok(namespace)
+    }
+
+    fn manifest(&self, labels: &Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name, "labels": labels}})
     }
 
     /// The command line tools.
@@ -116,6 +131,9 @@ impl<'a> Namespace<'a> {
 
 impl Drop for Namespace<'_> {
     fn drop(&mut self) {
+        if !self.temporary {
+            return;
+        }
         if thread::panicking() {
             self.print_world();
         }

@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use conch_cluster::Cluster;
 use conch_crds::names;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::checker::{History, Verdict};
+use crate::checker::History;
 use crate::error::{Error, Result, at};
 use crate::logs::Logs;
 use crate::namespace::Namespace;
@@ -37,35 +38,48 @@ pub struct Probes<'a> {
     pub namespace: &'a Namespace<'a>,
     cluster: &'a Cluster,
     name: String,
+    directory: PathBuf,
     logs: RefCell<Logs>,
 }
 
 impl<'a> Probes<'a> {
-    /// Deploys candidates, spread over the nodes, and waits until one leads and every other one was told that it does not.
+    /// Deploys a workload `probe` with the default policy, spread over the nodes, and waits until one pod leads and every
+    /// other one was told that it does not.
     ///
     /// # Errors
     /// They do not start, or none leads.
     pub fn start(namespace: &'a Namespace<'a>, replicas: usize) -> Result<Self> {
+        let probes = Self::prepare(namespace, "probe")?;
+        let mut workload = probes.workload(replicas);
+        workload.policy = Some(names::DEFAULT_POLICY);
+        namespace.apply(workload.manifest())?;
+        probes.wait_complete(replicas)?;
+        Ok(probes)
+    }
+
+    /// Makes the directory for the logs of a workload that is still to be deployed.
+    ///
+    /// # Errors
+    /// The cluster is not our own, or the directory cannot be made.
+    pub fn prepare(namespace: &'a Namespace<'a>, name: &str) -> Result<Self> {
         let unusable =
             || Error::Unusable("probes write to a directory of our own cluster's nodes".to_owned());
         let cluster = namespace.environment.cluster.as_ref().ok_or_else(unusable)?;
-        let directory = namespace.environment.shared_directory().ok_or_else(unusable)?.join(&namespace.name);
+        let directory = namespace.environment.shared_directory().ok_or_else(unusable)?;
+        // A namespace of the same name may have been here before.
+        let directory = directory.join(format!("{}-{}", namespace.name, conch_probe::now()));
         fs::create_dir_all(&directory).map_err(at("create", &directory))?;
         // The program is not root.
         let open = fs::Permissions::from_mode(0o777);
         fs::set_permissions(&directory, open).map_err(at("open", &directory))?;
-        let workload = Workload {
-            replicas,
-            policy: Some(names::DEFAULT_POLICY),
-            interval_ms: 10,
-            directory: directory.to_str(),
-            ..Workload::deployment("probe")
-        };
-        namespace.apply(workload.manifest())?;
-        let logs = RefCell::new(Logs::of(directory));
-        let probes = Self { namespace, cluster, name: "probe".to_owned(), logs };
-        probes.wait_complete(replicas)?;
-        Ok(probes)
+        let logs = RefCell::new(Logs::of(directory.clone()));
+        Ok(Self { namespace, cluster, name: name.to_owned(), directory, logs })
+    }
+
+    /// The Deployment whose programs ask every 10 ms and write to the directory; it names no policy yet.
+    pub fn workload(&self, replicas: usize) -> Workload<'_> {
+        let directory = self.directory.to_str();
+        Workload { replicas, interval_ms: 10, directory, ..Workload::deployment(&self.name) }
     }
 
     /// Waits until one pod leads and `replicas` pods are answered.
@@ -178,15 +192,5 @@ impl<'a> Probes<'a> {
             let next = self.history()?.next_term_after(event);
             Ok(next.map(Duration::from_nanos).ok_or_else(|| "the old term, or none".to_owned()))
         })
-    }
-
-    /// Judges the whole history and prints the scenario's line.
-    ///
-    /// # Errors
-    /// A log cannot be read.
-    pub fn judge(&self, scenario: &str, more: &str) -> Result<Verdict> {
-        let verdict = self.history()?.judge();
-        println!("RESULT {scenario}: {more}{}{verdict}", if more.is_empty() { "" } else { ", " });
-        Ok(verdict)
     }
 }

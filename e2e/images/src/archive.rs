@@ -67,10 +67,7 @@ struct Blob {
 
 impl Blob {
     fn new(bytes: Vec<u8>) -> Self {
-        Self {
-            digest: sha256(&bytes),
-            bytes,
-        }
+        Self { digest: sha256(&bytes), bytes }
     }
 
     fn path(&self) -> String {
@@ -116,12 +113,7 @@ impl Image<'_> {
             json!([{"Config": configuration.path(), "RepoTags": [self.name], "Layers": [layer.path()]}]);
 
         let mut tar = tar::Builder::new(Vec::new());
-        append(
-            &mut tar,
-            "oci-layout",
-            br#"{"imageLayoutVersion":"1.0.0"}"#,
-            0o644,
-        )?;
+        append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
         append(&mut tar, "index.json", index.to_string().as_bytes(), 0o644)?;
         append(&mut tar, "manifest.json", older.to_string().as_bytes(), 0o644)?;
         for blob in [&manifest, &configuration, &layer] {
@@ -136,10 +128,8 @@ impl Image<'_> {
 
     /// The tag, once everything that could be wrong was looked at.
     fn check(&self) -> Result<&str, ImageError> {
-        let (repository, tag) = self
-            .name
-            .rsplit_once(':')
-            .ok_or_else(|| ImageError::Name(self.name.to_owned()))?;
+        let (repository, tag) =
+            self.name.rsplit_once(':').ok_or_else(|| ImageError::Name(self.name.to_owned()))?;
         let host = repository.split('/').next().unwrap_or_default();
         if !repository.contains('/') || !host.contains('.') || tag.is_empty() || tag.contains('/') {
             return Err(ImageError::Name(self.name.to_owned()));
@@ -162,12 +152,7 @@ impl Image<'_> {
         append(&mut tar, "etc/", &[], 0o755)?;
         append(&mut tar, "etc/group", group.as_bytes(), 0o644)?;
         append(&mut tar, "etc/passwd", passwd.as_bytes(), 0o644)?;
-        append(
-            &mut tar,
-            self.binary_path.trim_start_matches('/'),
-            self.binary,
-            0o755,
-        )?;
+        append(&mut tar, self.binary_path.trim_start_matches('/'), self.binary, 0o755)?;
         Ok(tar.into_inner()?)
     }
 
@@ -209,13 +194,11 @@ fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32) 
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The loader that an ELF file asks for (program header `PT_INTERP`), or `None` for a static one.
@@ -228,10 +211,8 @@ fn interpreter(binary: &[u8]) -> Result<Option<String>, ImageError> {
     let size = number(binary, 54, 2)?;
     let count = number(binary, 56, 2)?;
     for index in 0..count {
-        let header = index
-            .checked_mul(size)
-            .and_then(|offset| offset.checked_add(table))
-            .ok_or(ImageError::NotElf)?;
+        let header =
+            index.checked_mul(size).and_then(|offset| offset.checked_add(table)).ok_or(ImageError::NotElf)?;
         if number(binary, header, 4)? == PT_INTERP {
             let start = number(binary, header.saturating_add(8), 8)?;
             let length = number(binary, header.saturating_add(32), 8)?;
@@ -254,10 +235,7 @@ fn slice(binary: &[u8], start: u64, length: u64) -> Result<&[u8], ImageError> {
 
 /// A little-endian number of `length` bytes.
 fn number(binary: &[u8], start: u64, length: u64) -> Result<u64, ImageError> {
-    Ok(slice(binary, start, length)?
-        .iter()
-        .rev()
-        .fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    Ok(slice(binary, start, length)?.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
 #[cfg(test)]
@@ -275,13 +253,7 @@ mod tests {
     }
 
     fn image<'a>(name: &'a str, binary: &'a [u8]) -> Image<'a> {
-        Image {
-            name,
-            binary_path: "/conch-sidecar",
-            binary,
-            architecture: "amd64",
-            description: "test",
-        }
+        Image { name, binary_path: "/conch-sidecar", binary, architecture: "amd64", description: "test" }
     }
 
     fn entries(tar: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
@@ -298,16 +270,8 @@ mod tests {
     }
 
     fn blob(archive: &Archive, digest: &Value) -> Vec<u8> {
-        let digest = digest
-            .as_str()
-            .unwrap()
-            .strip_prefix("sha256:")
-            .unwrap()
-            .to_owned();
-        let found = entries(&archive.bytes)
-            .into_iter()
-            .find(|(path, ..)| path.ends_with(&digest))
-            .unwrap();
+        let digest = digest.as_str().unwrap().strip_prefix("sha256:").unwrap().to_owned();
+        let found = entries(&archive.bytes).into_iter().find(|(path, ..)| path.ends_with(&digest)).unwrap();
         assert_eq!(sha256(&found.2), digest, "a blob is named by its content");
         found.2
     }
@@ -316,10 +280,7 @@ mod tests {
     fn the_same_binary_gives_the_same_digest_and_another_one_another() {
         let one = image("ghcr.io/a/b:1", &binary(b"one")).archive().unwrap();
         assert_eq!(image("ghcr.io/a/b:1", &binary(b"one")).archive().unwrap(), one);
-        assert_ne!(
-            image("ghcr.io/a/b:1", &binary(b"two")).archive().unwrap().digest,
-            one.digest
-        );
+        assert_ne!(image("ghcr.io/a/b:1", &binary(b"two")).archive().unwrap().digest, one.digest);
         let renamed = image("ghcr.io/a/b:2", &binary(b"one")).archive().unwrap();
         assert_eq!(renamed.digest, one.digest, "the name is no part of the content");
     }
@@ -331,36 +292,22 @@ mod tests {
         let index: Value =
             serde_json::from_slice(&files.iter().find(|file| file.0 == "index.json").unwrap().2).unwrap();
         assert_eq!(index["manifests"][0]["digest"], json!(archive.digest));
-        assert_eq!(
-            index["manifests"][0]["annotations"]["io.containerd.image.name"],
-            "ghcr.io/a/b:1"
-        );
+        assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "ghcr.io/a/b:1");
         let manifest: Value =
             serde_json::from_slice(&blob(&archive, &index["manifests"][0]["digest"])).unwrap();
         let configuration: Value =
             serde_json::from_slice(&blob(&archive, &manifest["config"]["digest"])).unwrap();
         let layer = blob(&archive, &manifest["layers"][0]["digest"]);
         assert_eq!(manifest["layers"][0]["size"], json!(layer.len()));
-        assert_eq!(
-            configuration["rootfs"]["diff_ids"][0],
-            manifest["layers"][0]["digest"]
-        );
+        assert_eq!(configuration["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
         assert_eq!(configuration["config"]["User"], "65532:65532");
         assert_eq!(configuration["config"]["Entrypoint"], json!(["/conch-sidecar"]));
 
         let files = entries(&layer);
-        let names: Vec<_> = files
-            .iter()
-            .map(|(path, mode, _)| (path.as_str(), *mode))
-            .collect();
+        let names: Vec<_> = files.iter().map(|(path, mode, _)| (path.as_str(), *mode)).collect();
         assert_eq!(
             names,
-            [
-                ("etc/", 0o755),
-                ("etc/group", 0o644),
-                ("etc/passwd", 0o644),
-                ("conch-sidecar", 0o755)
-            ]
+            [("etc/", 0o755), ("etc/group", 0o644), ("etc/passwd", 0o644), ("conch-sidecar", 0o755)]
         );
         assert!(String::from_utf8_lossy(&files[2].2).contains("conch:x:65532:65532:"));
         assert_eq!(files[3].2, binary(b"body"));
@@ -370,42 +317,19 @@ mod tests {
     fn a_binary_that_needs_a_loader_is_refused() {
         let this_test = std::fs::read("/proc/self/exe").unwrap();
         let error = image("ghcr.io/a/b:1", &this_test).archive().unwrap_err();
-        assert!(
-            matches!(&error, ImageError::NotStatic(loader) if loader.contains("ld-linux")),
-            "{error}"
-        );
-        assert!(matches!(
-            image("ghcr.io/a/b:1", b"#!/bin/sh").archive().unwrap_err(),
-            ImageError::NotElf
-        ));
+        assert!(matches!(&error, ImageError::NotStatic(loader) if loader.contains("ld-linux")), "{error}");
+        assert!(matches!(image("ghcr.io/a/b:1", b"#!/bin/sh").archive().unwrap_err(), ImageError::NotElf));
     }
 
     #[test]
     fn malformed_names_and_paths_are_refused() {
-        for name in [
-            "",
-            "conch",
-            "conch:1",
-            "a/b:1",
-            "ghcr.io/a/b",
-            "ghcr.io/a/b:",
-            "ghcr.io:80/a/b",
-        ] {
-            assert!(
-                matches!(image(name, &binary(b"")).archive(), Err(ImageError::Name(_))),
-                "{name}"
-            );
+        for name in ["", "conch", "conch:1", "a/b:1", "ghcr.io/a/b", "ghcr.io/a/b:", "ghcr.io:80/a/b"] {
+            assert!(matches!(image(name, &binary(b"")).archive(), Err(ImageError::Name(_))), "{name}");
         }
         for binary_path in ["", "/", "conch", "/bin/conch"] {
             let binary = binary(b"");
-            let image = Image {
-                binary_path,
-                ..image("ghcr.io/a/b:1", &binary)
-            };
-            assert!(
-                matches!(image.archive(), Err(ImageError::BinaryPath(_))),
-                "{binary_path}"
-            );
+            let image = Image { binary_path, ..image("ghcr.io/a/b:1", &binary) };
+            assert!(matches!(image.archive(), Err(ImageError::BinaryPath(_))), "{binary_path}");
         }
     }
 

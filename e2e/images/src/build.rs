@@ -123,10 +123,7 @@ impl Build {
         let platform = Platform::of(std::env::consts::ARCH)?;
         let binaries = self.compile(platform)?;
         fs::create_dir_all(&self.output).map_err(at("create", &self.output))?;
-        self.programs
-            .iter()
-            .map(|program| self.pack(*program, platform, &binaries))
-            .collect()
+        self.programs.iter().map(|program| self.pack(*program, platform, &binaries)).collect()
     }
 
     /// Returns the directory of the binaries.
@@ -151,11 +148,7 @@ impl Build {
             return Err(BuildError::Failed(status));
         }
         // Cargo's one irregular name.
-        let directory = if self.profile == "dev" {
-            "debug"
-        } else {
-            &self.profile
-        };
+        let directory = if self.profile == "dev" { "debug" } else { &self.profile };
         Ok(target.join(platform.triple).join(directory))
     }
 
@@ -169,10 +162,8 @@ impl Build {
             architecture: platform.architecture,
             description: program.description(),
         };
-        let archive = image.archive().map_err(|source| BuildError::Image {
-            program: program.name(),
-            source,
-        })?;
+        let archive =
+            image.archive().map_err(|source| BuildError::Image { program: program.name(), source })?;
         // Another profile than the one that is shipped says nothing about the size.
         let shipped = program == Program::Sidecar && self.profile == "release";
         if shipped && archive.stored_bytes > SIDECAR_IMAGE_MAX_BYTES {
@@ -199,14 +190,8 @@ struct Platform {
 impl Platform {
     fn of(architecture: &'static str) -> Result<Self, BuildError> {
         match architecture {
-            "x86_64" => Ok(Self {
-                triple: "x86_64-unknown-linux-gnu",
-                architecture: "amd64",
-            }),
-            "aarch64" => Ok(Self {
-                triple: "aarch64-unknown-linux-gnu",
-                architecture: "arm64",
-            }),
+            "x86_64" => Ok(Self { triple: "x86_64-unknown-linux-gnu", architecture: "amd64" }),
+            "aarch64" => Ok(Self { triple: "aarch64-unknown-linux-gnu", architecture: "arm64" }),
             other => Err(BuildError::Architecture(other)),
         }
     }
@@ -220,10 +205,7 @@ pub fn workspace_directory() -> PathBuf {
 
 /// No shared library; and no path of this machine in messages, so that the binary is the same wherever it is built.
 fn static_flags(root: &Path) -> String {
-    let flags = format!(
-        "-C target-feature=+crt-static --remap-path-prefix={}=/conch",
-        root.display()
-    );
+    let flags = format!("-C target-feature=+crt-static --remap-path-prefix={}=/conch", root.display());
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     match home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"))) {
         Some(home) => format!("{flags} --remap-path-prefix={}=/cargo", home.display()),
@@ -243,16 +225,8 @@ mod tests {
     #[test]
     fn images_are_built_for_the_two_common_processors_and_others_are_named() {
         assert_eq!(Platform::of("x86_64").unwrap().architecture, "amd64");
-        assert_eq!(
-            Platform::of("aarch64").unwrap().triple,
-            "aarch64-unknown-linux-gnu"
-        );
-        assert!(
-            Platform::of("riscv64")
-                .unwrap_err()
-                .to_string()
-                .contains("riscv64")
-        );
+        assert_eq!(Platform::of("aarch64").unwrap().triple, "aarch64-unknown-linux-gnu");
+        assert!(Platform::of("riscv64").unwrap_err().to_string().contains("riscv64"));
     }
 
     #[test]

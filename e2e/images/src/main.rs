@@ -29,22 +29,10 @@ enum Action {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Action::Build {
-        profile,
-        output,
-        only,
-    } = Arguments::parse().command;
+    let Action::Build { profile, output, only } = Arguments::parse().command;
     let output = output.unwrap_or_else(|| workspace_directory().join("out"));
-    let programs = if only.is_empty() {
-        Program::ALL.to_vec()
-    } else {
-        only
-    };
-    let build = Build {
-        profile,
-        output,
-        programs,
-    };
+    let programs = if only.is_empty() { Program::ALL.to_vec() } else { only };
+    let build = Build { profile, output, programs };
     for built in build.run()? {
         println!("{}", built.program.reference());
         println!("  file    {}", built.path.display());

@@ -79,10 +79,7 @@ impl Connection {
     pub fn new(url: &str) -> Result<Self, AskError> {
         let address = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
         match address.filter(|address| address.contains(':') && !address.contains('/')) {
-            Some(address) => Ok(Self {
-                address: address.to_owned(),
-                sender: None,
-            }),
+            Some(address) => Ok(Self { address: address.to_owned(), sender: None }),
             None => Err(AskError::Url(url.to_owned())),
         }
     }
@@ -93,9 +90,7 @@ impl Connection {
     /// The connection cannot be opened or breaks; the next question opens a new one. A caller that stops waiting must
     /// call [`Connection::close`], or a late answer would be taken for the next one's.
     pub async fn get(&mut self, path: &str) -> Result<Reply, AskError> {
-        let request = Request::get(path)
-            .header("Host", &self.address)
-            .body(Empty::new())?;
+        let request = Request::get(path).header("Host", &self.address).body(Empty::new())?;
         let mut sender = match self.sender.take() {
             Some(sender) if !sender.is_closed() => sender,
             _ => self.connect().await?,
@@ -112,9 +107,7 @@ impl Connection {
     }
 
     async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, AskError> {
-        let stream = TcpStream::connect(&self.address)
-            .await
-            .map_err(AskError::Connect)?;
+        let stream = TcpStream::connect(&self.address).await.map_err(AskError::Connect)?;
         stream.set_nodelay(true).map_err(AskError::Connect)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with its sender; what it says about a broken connection the sender says too.
@@ -159,21 +152,14 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &'static str) -> Answer {
-        Reply {
-            status: StatusCode::from_u16(status).unwrap(),
-            body: Bytes::from_static(body.as_bytes()),
-        }
-        .answer()
+        Reply { status: StatusCode::from_u16(status).unwrap(), body: Bytes::from_static(body.as_bytes()) }
+            .answer()
     }
 
     #[test]
     fn an_answer_counts_as_yes_only_if_status_and_body_agree_and_nothing_is_missing() {
         let yes = r#"{"leader":true,"token":"00000000000000000042","validForMs":4450,"deadlineBoottimeNs":"77","x":1}"#;
-        let expected = Answer::Yes {
-            valid_for: Duration::from_millis(4_450),
-            deadline: 77,
-            token: 42,
-        };
+        let expected = Answer::Yes { valid_for: Duration::from_millis(4_450), deadline: 77, token: 42 };
         assert_eq!(answer(200, yes), expected);
         assert_eq!(answer(503, r#"{"leader":false,"reason":"Follower"}"#), Answer::No);
         for (status, body) in [
@@ -182,10 +168,7 @@ mod tests {
             (200, r#"{"leader":true,"validForMs":1,"deadlineBoottimeNs":"1"}"#),
             (200, r#"{"leader":true,"token":"1","deadlineBoottimeNs":"1"}"#),
             (200, r#"{"leader":true,"token":"1","validForMs":1}"#),
-            (
-                200,
-                r#"{"leader":true,"token":"x","validForMs":1,"deadlineBoottimeNs":"1"}"#,
-            ),
+            (200, r#"{"leader":true,"token":"x","validForMs":1,"deadlineBoottimeNs":"1"}"#),
             (500, ""),
             (200, "<html>"),
         ] {
@@ -197,13 +180,7 @@ mod tests {
     fn only_plain_urls_with_a_port_are_taken() {
         assert!(Connection::new("http://127.0.0.1:4040").is_ok());
         assert!(Connection::new("http://127.0.0.1:4040/").is_ok());
-        for url in [
-            "",
-            "127.0.0.1:4040",
-            "https://127.0.0.1:4040",
-            "http://127.0.0.1",
-            "http://a:1/b",
-        ] {
+        for url in ["", "127.0.0.1:4040", "https://127.0.0.1:4040", "http://127.0.0.1", "http://a:1/b"] {
             assert!(Connection::new(url).is_err(), "{url}");
         }
     }

@@ -59,12 +59,7 @@ impl fmt::Display for Line {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start { at } => write!(formatter, "start {at}"),
-            Self::Yes {
-                asked,
-                answered,
-                deadline,
-                token,
-            } => {
+            Self::Yes { asked, answered, deadline, token } => {
                 write!(formatter, "yes {asked} {answered} {deadline} {token}")
             }
             Self::No { asked, answered } => write!(formatter, "no {asked} {answered}"),
@@ -91,18 +86,11 @@ impl FromStr for Line {
                 deadline: number(deadline)?,
                 token: token.parse().map_err(|_| malformed())?,
             }),
-            ["no", asked, answered] => Ok(Self::No {
-                asked: number(asked)?,
-                answered: number(answered)?,
-            }),
-            ["none", asked, answered] => Ok(Self::None {
-                asked: number(asked)?,
-                answered: number(answered)?,
-            }),
-            ["bad", asked, answered] => Ok(Self::Bad {
-                asked: number(asked)?,
-                answered: number(answered)?,
-            }),
+            ["no", asked, answered] => Ok(Self::No { asked: number(asked)?, answered: number(answered)? }),
+            ["none", asked, answered] => {
+                Ok(Self::None { asked: number(asked)?, answered: number(answered)? })
+            }
+            ["bad", asked, answered] => Ok(Self::Bad { asked: number(asked)?, answered: number(answered)? }),
             _ => Err(malformed()),
         }
     }
@@ -143,13 +131,7 @@ mod tests {
 
     #[test]
     fn a_line_that_a_kill_cut_short_is_no_line() {
-        let whole = Line::Yes {
-            asked: 1,
-            answered: 2,
-            deadline: 3,
-            token: 4,
-        }
-        .to_string();
+        let whole = Line::Yes { asked: 1, answered: 2, deadline: 3, token: 4 }.to_string();
         assert!("yes 1 2 3".parse::<Line>().is_err());
         assert!("".parse::<Line>().is_err());
         assert!(format!("{whole} 5").parse::<Line>().is_err());

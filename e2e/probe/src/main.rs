@@ -12,12 +12,7 @@ use conch_probe::{Connection, Options, run};
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Base URL of the sidecar.
-    #[arg(
-        long,
-        env = "CONCH_URL",
-        default_value = "http://127.0.0.1:4040",
-        global = true
-    )]
+    #[arg(long, env = "CONCH_URL", default_value = "http://127.0.0.1:4040", global = true)]
     url: String,
     #[command(subcommand)]
     command: Action,
@@ -52,33 +47,17 @@ enum Action {
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
-        Action::Run {
-            interval_ms,
-            directory,
-            name,
-            exit_delay_ms,
-        } => {
+        Action::Run { interval_ms, directory, name, exit_delay_ms } => {
             let interval = Duration::from_millis(interval_ms);
             let exit_delay = Duration::from_millis(exit_delay_ms);
-            run(&Options {
-                url: arguments.url,
-                interval,
-                directory,
-                name,
-                exit_delay,
-            })
-            .await?;
+            run(&Options { url: arguments.url, interval, directory, name, exit_delay }).await?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Get { path } => {
             let reply = Connection::new(&arguments.url)?.get(&path).await?;
             std::io::stdout().write_all(&reply.body)?;
             println!();
-            Ok(if reply.status.is_success() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            })
+            Ok(if reply.status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }

@@ -67,18 +67,9 @@ async fn ask(connection: &mut Connection) -> Line {
         return Line::None { asked, answered };
     };
     match reply.answer() {
-        Answer::Yes {
-            valid_for,
-            deadline,
-            token,
-        } => {
+        Answer::Yes { valid_for, deadline, token } => {
             let counted = asked.saturating_add(u64::try_from(valid_for.as_nanos()).unwrap_or(u64::MAX));
-            Line::Yes {
-                asked,
-                answered,
-                deadline: counted.max(deadline),
-                token,
-            }
+            Line::Yes { asked, answered, deadline: counted.max(deadline), token }
         }
         Answer::No => Line::No { asked, answered },
         Answer::Bad => Line::Bad { asked, answered },

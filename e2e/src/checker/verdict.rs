@@ -1,6 +1,7 @@
 //! What the checker found, and how it is told.
 
 use std::fmt;
+use std::time::Duration;
 
 /// What a history shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,8 +97,6 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Nanoseconds as milliseconds; never rounded to a zero that is none.
-pub(crate) fn milliseconds(nanoseconds: u64) -> String {
-    let tenths = nanoseconds.div_ceil(100_000);
-    format!("{}.{} ms", tenths / 10, tenths % 10)
+fn milliseconds(nanoseconds: u64) -> String {
+    crate::measure::milliseconds(Duration::from_nanos(nanoseconds))
 }

@@ -1,14 +1,12 @@
 //! What Conch costs: requests and memory.
 
-use std::fs;
 use std::thread;
 use std::time::Duration;
 
 use conch_crds::names;
-use conch_e2e::{Namespace, OPERATOR_NAMESPACE, OPERATOR_SELECTOR, Probes};
-use serde_json::Value;
+use conch_e2e::{Namespace, Probes, resident_kib};
 
-use crate::support::breakable;
+use crate::support::{breakable, judge};
 
 const QUIET: Duration = Duration::from_secs(30);
 
@@ -33,7 +31,7 @@ fn followers_do_not_poll_and_the_leader_writes_once_in_two_seconds() {
     println!(
         "RESULT {test}: {gets_with} GETs of leases ({gets_without} without them), {puts} PUTs more than without"
     );
-    probes.judge(test, "").unwrap();
+    judge(&probes, test, "");
     assert!(gets_with <= gets_without + 1, "followers poll");
     assert!((12..=18).contains(&puts), "one renewal in two seconds");
 }
@@ -46,31 +44,13 @@ fn sidecar_and_operator_stay_small() {
     let namespace = Namespace::new(environment, "memory").unwrap();
     let probes = Probes::start(&namespace, 3).unwrap();
     thread::sleep(Duration::from_secs(10));
-    let resident = |pod: &Value, container: &str| -> Vec<u64> {
-        let node = pod["spec"]["nodeName"].as_str().unwrap();
-        let node = cluster.node_names().iter().position(|known| known == node).unwrap() + 1;
-        let uid = pod["metadata"]["uid"].as_str().unwrap();
-        cluster.container_processes(node, uid, container).into_iter().map(resident_kib).collect()
-    };
     let candidates = namespace.list(&["pods"]).unwrap();
-    let sidecars: Vec<u64> =
-        candidates.iter().flat_map(|pod| resident(pod, names::SIDECAR_CONTAINER)).collect();
-    let list = ["--namespace", OPERATOR_NAMESPACE, "pods", "--selector", OPERATOR_SELECTOR];
-    let operators = environment.tools.get(&list).unwrap();
-    let mut operator = Vec::new();
-    for pod in operators["items"].as_array().unwrap() {
-        operator.extend(resident(pod, pod["spec"]["containers"][0]["name"].as_str().unwrap()));
-    }
+    let sidecars = resident_kib(cluster, &candidates, names::SIDECAR_CONTAINER).unwrap();
+    let operators = environment.operator_pods().unwrap();
+    let operator = resident_kib(cluster, &operators, "operator").unwrap();
     println!("RESULT {test}: sidecars {sidecars:?} KiB, operator {operator:?} KiB");
-    probes.judge(test, "").unwrap();
+    judge(&probes, test, "");
     assert_eq!(sidecars.len(), 3);
     assert!(sidecars.iter().all(|kib| *kib <= 10 * 1_000_000 / 1_024), "a sidecar needs more than 10 MB");
     assert!(!operator.is_empty());
-}
-
-/// `VmRSS` of a process.
-fn resident_kib(process: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

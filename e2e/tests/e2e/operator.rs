@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use conch_e2e::{Environment, Namespace, OPERATOR_NAMESPACE, OPERATOR_SELECTOR, Probes, Tools, Workload};
+use conch_e2e::{
+    Environment, Namespace, OPERATOR_NAMESPACE, OPERATOR_SELECTOR, Probes, Tools, Workload, milliseconds,
+};
+
 use serde_json::Value;
 
 use crate::support::{
-    FAIL_OVER_LIMIT, PATIENCE, breakable, environment, is_injected, ms, name_of, pods, wait_leader,
+    FAIL_OVER_LIMIT, PATIENCE, breakable, environment, is_injected, judge, name_of, pods, wait_leader,
 };
 
 /// The operator's Deployment, scaled for one test; put back when this is dropped.
@@ -46,14 +49,6 @@ impl Drop for Scaled<'_> {
     }
 }
 
-fn operator_pods(environment: &Environment) -> Vec<Value> {
-    let list = ["--namespace", OPERATOR_NAMESPACE, "pods", "--selector", OPERATOR_SELECTOR];
-    let pods = environment.tools.get(&list).unwrap();
-    let mut pods = pods["items"].as_array().unwrap().clone();
-    pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-    pods
-}
-
 #[test]
 fn an_election_goes_on_while_the_operator_is_away() {
     let test = "the operator is away, and the leader is deleted";
@@ -62,7 +57,7 @@ fn an_election_goes_on_while_the_operator_is_away() {
     let probes = Probes::start(&namespace, 3).unwrap();
     let operator = Scaled::to(environment, 0);
     Tools::wait_for("end of the operator", PATIENCE, || {
-        let left = operator_pods(environment).len();
+        let left = environment.operator_pods()?.len();
         Ok(if left == 0 { Ok(()) } else { Err(format!("{left} pods")) })
     })
     .unwrap();
@@ -78,8 +73,7 @@ fn an_election_goes_on_while_the_operator_is_away() {
 
     drop(operator);
     probes.wait_complete(3).unwrap();
-    let verdict = probes.judge(test, &format!("fail-over {}", ms(fail_over))).unwrap();
-    assert_eq!(verdict.faults(), Vec::<String>::new());
+    judge(&probes, test, &format!("fail-over {}", milliseconds(fail_over)));
     assert!(fail_over <= FAIL_OVER_LIMIT, "{fail_over:?}");
 }
 
@@ -87,7 +81,8 @@ fn an_election_goes_on_while_the_operator_is_away() {
 fn of_two_operators_one_works_and_the_other_takes_over() {
     let environment = environment();
     let operator = Scaled::to(environment, 2);
-    let names: Vec<_> = operator_pods(environment).iter().map(|pod| name_of(pod).to_owned()).collect();
+    let names: Vec<_> =
+        environment.operator_pods().unwrap().iter().map(|pod| name_of(pod).to_owned()).collect();
     assert_eq!(names.len(), 2);
     let leader = || {
         Tools::wait_for("leading operator", PATIENCE, || {
@@ -95,7 +90,7 @@ fn of_two_operators_one_works_and_the_other_takes_over() {
             let holders = leases["items"].as_array().into_iter().flatten();
             let holders: Vec<_> =
                 holders.filter_map(|lease| lease["spec"]["holderIdentity"].as_str()).collect();
-            let pods = operator_pods(environment);
+            let pods = environment.operator_pods()?;
             let leads = |pod: &&Value| holders.iter().any(|holder| holder.starts_with(name_of(pod)));
             Ok(pods
                 .iter()

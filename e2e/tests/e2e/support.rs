@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use conch_crds::names;
-use conch_e2e::{CONTAINER, Environment, KUBECONFIG_VARIABLE, Namespace, Result, Tools};
+use conch_e2e::checker::Verdict;
+use conch_e2e::{CONTAINER, Environment, KUBECONFIG_VARIABLE, Namespace, Probes, Result, Tools};
 use serde_json::Value;
 
 /// A new leader must be there within the lease of 15 s, the default, and 5 s more.
@@ -33,15 +34,13 @@ pub(crate) fn breakable(test: &str) -> Option<&'static Environment> {
     Some(environment)
 }
 
-/// The middle one, in milliseconds.
-pub(crate) fn median_ms(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1_000.0
-}
-
-/// In milliseconds, for people.
-pub(crate) fn ms(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1_000.0)
+/// Judges everything that the probes wrote down, prints the scenario's line, and fails if a promise was broken.
+pub(crate) fn judge(probes: &Probes<'_>, scenario: &str, more: &str) -> Verdict {
+    let verdict = probes.history().unwrap().judge();
+    let more = if more.is_empty() { String::new() } else { format!("{more}, ") };
+    println!("RESULT {scenario}: {more}{verdict}");
+    assert_eq!(verdict.faults(), Vec::<String>::new());
+    verdict
 }
 
 /// How long the operator and the workload controllers may take to do their work.
