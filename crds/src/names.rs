@@ -61,6 +61,9 @@ pub const API_PORT: u16 = 4040;
 /// The port of metrics and health, on the pod's address, is the API's plus this.
 pub const METRICS_PORT_OFFSET: u16 = 1;
 
+/// Name of that port in the pod.
+pub const METRICS_PORT_NAME: &str = "conch-metrics";
+
 /// Environment variable that the program's containers get: the base URL of the sidecar's API.
 pub const ENV_URL: &str = "CONCH_URL";
 

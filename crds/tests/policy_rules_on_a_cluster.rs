@@ -1,46 +1,105 @@
-//! The same rules on a real API server, which has the last word on CEL and on its cost limits.
+//! The same rules on a real API server, which has the last word on CEL and on its cost limits. `CONCH_TEST_KUBECONFIG` names
+//! an administrator's kubeconfig of a cluster that may be used for tests; without it each test says that it was skipped.
+//!
+//! Each test brings the CRD along under a group of its own, so that it neither needs nor disturbs an installed Conch.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
+use conch_crds::CoordinationPolicy;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
-    Api, Client, Error,
-    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    Api, Client, Config, CustomResourceExt, Error,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
     core::gvk::GroupVersionKind,
 };
 use serde_json::{Value, json};
+use std::{env, io::Write, time::Duration};
 
-/// Creates nothing: every request is a dry run.
+const KUBECONFIG: &str = "CONCH_TEST_KUBECONFIG";
+const MANAGER: &str = "conch-test";
+
 struct ApiServer {
+    group: String,
+    crds: Api<CustomResourceDefinition>,
     policies: Api<DynamicObject>,
 }
 
 impl ApiServer {
-    async fn new() -> Self {
-        let client = Client::try_default()
-            .await
-            .expect("KUBECONFIG names a cluster with the CRDs of charts/conch/files/crds");
-        let kind = GroupVersionKind::gvk("conch.rs", "v1alpha1", "CoordinationPolicy");
-        Self { policies: Api::namespaced_with(client, "default", &ApiResource::from_gvk(&kind)) }
+    /// With the CRD installed under a group for this test; `None` where no cluster was given.
+    async fn new(test: &str) -> Option<Self> {
+        let Some(path) = env::var_os(KUBECONFIG) else {
+            // Not by println, which is shown of failed tests only.
+            let line = format!("SKIPPED {test}: {KUBECONFIG} names no cluster\n");
+            std::io::stdout().write_all(line.as_bytes()).unwrap();
+            return None;
+        };
+        let kubeconfig = Kubeconfig::read_from(path).unwrap();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        let client = Client::try_from(config).unwrap();
+        let group = format!("{}.test.conch.rs", test.replace('_', "-"));
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(&group, "v1alpha1", "CoordinationPolicy"));
+        let policies = Api::namespaced_with(client.clone(), "default", &kind);
+        let server = Self { group, crds: Api::all(client), policies };
+        server.install().await;
+        Some(server)
+    }
+
+    async fn install(&self) {
+        let mut crd = json!(CoordinationPolicy::crd());
+        crd["metadata"]["name"] = json!(self.crd_name());
+        crd["spec"]["group"] = json!(self.group);
+        self.crds.patch(&self.crd_name(), &PatchParams::apply(MANAGER), &Patch::Apply(crd)).await.unwrap();
+        for _ in 0..100 {
+            let is_served = self.create(support::policy(&json!({}))).await.is_ok();
+            if is_served {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the API server does not serve {}", self.crd_name());
+    }
+
+    async fn remove(self) {
+        self.crds.delete(&self.crd_name(), &DeleteParams::default()).await.unwrap();
+    }
+
+    fn crd_name(&self) -> String {
+        format!("coordinationpolicies.{}", self.group)
+    }
+
+    fn in_group(&self, mut policy: Value) -> Value {
+        policy["apiVersion"] = json!(format!("{}/v1alpha1", self.group));
+        policy
+    }
+
+    /// A dry run.
+    async fn create(&self, policy: Value) -> Result<DynamicObject, Error> {
+        let policy = serde_json::from_value(self.in_group(policy)).unwrap();
+        self.policies.create(&PostParams { dry_run: true, ..PostParams::default() }, &policy).await
     }
 
     /// What the API server says against the policy.
     async fn objection(&self, policy: Value) -> Option<String> {
-        let policy: DynamicObject = serde_json::from_value(policy).unwrap();
-        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-        match self.policies.create(&dry_run, &policy).await {
+        match self.create(policy.clone()).await {
             Ok(_) => None,
             Err(Error::Api(status)) if status.code == 422 => Some(status.message),
-            Err(error) => panic!("the API server did not judge {policy:?}: {error}"),
+            Err(error) => panic!("the API server did not judge {policy}: {error}"),
         }
+    }
+
+    async fn apply(&self, name: &str, spec: Value) -> Result<DynamicObject, Error> {
+        let mut policy = self.in_group(support::policy(&spec));
+        policy["metadata"]["name"] = json!(name);
+        self.policies.patch(name, &PatchParams::apply(MANAGER), &Patch::Apply(policy)).await
     }
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster with the CRDs installed, by KUBECONFIG"]
 async fn the_api_server_and_the_elector_refuse_the_same_timings() {
-    let server = ApiServer::new().await;
+    let Some(server) = ApiServer::new("same_timings").await else { return };
     let (mut accepted, mut refused) = (0, 0);
     for case in support::grid() {
         let (by_server, by_elector) = (server.objection(case.policy()).await, case.objection());
@@ -48,34 +107,29 @@ async fn the_api_server_and_the_elector_refuse_the_same_timings() {
         match (by_server, by_elector) {
             (Some(by_server), Some(by_elector)) => {
                 refused += 1;
-                let words = !by_elector.contains("at least") || by_server.contains(&by_elector);
-                assert!(words, "{case:?}: {by_server}, {by_elector}");
+                let same_words = !by_elector.contains("at least") || by_server.contains(&by_elector);
+                assert!(same_words, "{case:?}: {by_server}, {by_elector}");
             }
             _ => accepted += 1,
         }
     }
     assert!(accepted > 200 && refused > 200, "the grid has both: {accepted} accepted, {refused} refused");
+    server.remove().await;
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster with the CRDs installed, by KUBECONFIG"]
 async fn the_api_server_fills_in_what_the_code_takes_for_the_default() {
-    let server = ApiServer::new().await;
-    let policy: DynamicObject = serde_json::from_value(support::policy(&json!({}))).unwrap();
-    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    let created = server.policies.create(&dry_run, &policy).await.unwrap();
+    let Some(server) = ApiServer::new("same_defaults").await else { return };
+    let created = server.create(support::policy(&json!({}))).await.unwrap();
     assert_eq!(created.data["spec"], json!(conch_crds::CoordinationPolicySpec::default()));
+    server.remove().await;
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster with the CRDs installed, by KUBECONFIG"]
 async fn the_api_server_refuses_what_the_other_rules_refuse() {
-    let server = ApiServer::new().await;
-    let long_name = {
-        let mut policy = support::policy(&json!({}));
-        policy["metadata"]["name"] = json!("a".repeat(53));
-        policy
-    };
+    let Some(server) = ApiServer::new("other_rules").await else { return };
+    let mut long_name = support::policy(&json!({}));
+    long_name["metadata"]["name"] = json!("a".repeat(53));
     let spec = |spec: Value| support::policy(&spec);
     let cases = [
         (long_name, "has 53 characters"),
@@ -100,27 +154,18 @@ async fn the_api_server_refuses_what_the_other_rules_refuse() {
         let objection = server.objection(policy.clone()).await.unwrap_or_default();
         assert!(objection.contains(expected), "{expected} expected, {objection:?} found for {policy}");
     }
+    server.remove().await;
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster with the CRDs installed, by KUBECONFIG"]
 async fn the_api_server_never_lowers_a_fencing_offset() {
-    let server = ApiServer::new().await;
-    let name = "conch-test-fencing-offset";
-    let apply = PatchParams::apply("conch-test");
-    let offset = |offset: Value| {
-        let mut policy = support::policy(&json!({ "fencingOffset": offset }));
-        policy["metadata"]["name"] = json!(name);
-        Patch::Apply(policy)
-    };
-    server.policies.patch(name, &apply, &offset(json!(7))).await.unwrap();
-    let lowered = server.policies.patch(name, &apply, &offset(json!(6))).await;
-    let removed = server.policies.patch(name, &apply, &offset(Value::Null)).await;
-    let raised = server.policies.patch(name, &apply, &offset(json!(8))).await;
-    server.policies.delete(name, &kube::api::DeleteParams::default()).await.unwrap();
-    for refused in [lowered, removed] {
-        let error = refused.unwrap_err().to_string();
+    let Some(server) = ApiServer::new("fencing_offset").await else { return };
+    let offset = |offset: Value| json!({ "fencingOffset": offset });
+    server.apply("offset", offset(json!(7))).await.unwrap();
+    for lower in [json!(6), Value::Null] {
+        let error = server.apply("offset", offset(lower)).await.unwrap_err().to_string();
         assert!(error.contains("can only be raised"), "{error}");
     }
-    assert!(raised.is_ok(), "{raised:?}");
+    server.apply("offset", offset(json!(8))).await.unwrap();
+    server.remove().await;
 }
