@@ -340,7 +340,10 @@ impl World {
             println!("{:>10} fault {kind} pod {} for {length}", self.now, self.nodes[index].pod);
         }
         match kind {
-            0 => self.nodes[index].frozen_until = self.now + length,
+            0 => {
+                let node = &mut self.nodes[index];
+                node.frozen_until = node.frozen_until.max(self.now + length);
+            }
             1 => self.nodes[index].suspend(self.now, length),
             2 => self.nodes[index].cut_until = self.now + length,
             3 | 4 => {
