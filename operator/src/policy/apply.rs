@@ -1,0 +1,270 @@
+//! Does what a plan says. Decides nothing.
+
+use super::{
+    mark::Mark,
+    observe::{
+        ObjectKind,
+        view::{Identity, ViewOf},
+        workload::{Workload, WorkloadKind},
+    },
+    plan::{Notice, Object, Write},
+};
+use conch_crds::{CoordinationPolicy, Election, names};
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        coordination::v1::Lease,
+        rbac::v1::{Role, RoleBinding},
+    },
+    serde::de::DeserializeOwned,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    core::NamespaceResourceScope,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// No request takes longer. Everything written here can be written again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a write was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// This operator does not lead: somebody else writes.
+    #[error("this operator does not lead")]
+    NotLeading,
+    /// An object of the needed name belongs to something else.
+    #[error("an object of the needed name belongs to something else")]
+    Foreign(ObjectKind),
+    /// What was decided upon is not there any more: look again.
+    #[error("the object changed meanwhile")]
+    Stale,
+    /// No answer in time.
+    #[error("failed to get an answer from the API server in time")]
+    Timeout,
+    /// The API server refused.
+    #[error("failed to write to the API server")]
+    Api(#[source] Box<kube::Error>),
+    /// What was to be written has no JSON form.
+    #[error("failed to encode an object")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// What a write led to, besides itself.
+#[derive(Debug, Default)]
+pub struct Effect {
+    /// Something that became worth telling.
+    pub notice: Option<Notice>,
+    /// A workload was touched for want of a stamp.
+    pub touched: Option<Identity>,
+}
+
+/// Writes, as long as it may.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Writer {
+    /// `may_write` is asked right before each write: does this operator lead?
+    pub fn new(client: Client, may_write: Arc<dyn Fn() -> bool + Send + Sync>) -> Self {
+        Self { client, may_write }
+    }
+
+    /// May anything be written now?
+    pub fn may_write(&self) -> bool {
+        (self.may_write)()
+    }
+
+    /// One write. An object that is gone when it is to be deleted, or there when it is to be made, is as it should be.
+    pub async fn write(&self, write: Write) -> Result<Effect, ApplyError> {
+        match write {
+            Write::Create(object) => self.create_object(object).await?,
+            Write::Apply { object, uid } => self.apply_object(object, &uid).await?,
+            Write::PatchLease { lease, patch } => self.merge::<Lease>(&lease, &patch).await.map(drop)?,
+            Write::Mark(mark) => self.mark(&mark).await?,
+            Write::Touch { kind, workload, notice } => return self.touch(kind, workload, notice).await,
+            Write::ElectionStatus { election, status } => {
+                self.status::<Election>(&election, &json!(status)).await?;
+            }
+            Write::PolicyStatus { policy, status } => {
+                self.status::<CoordinationPolicy>(&policy, &json!(status)).await?;
+            }
+            Write::Delete { kind, object, version } => self.delete_object(kind, &object, version).await?,
+        }
+        Ok(Effect::default())
+    }
+
+    /// Writes a mark.
+    pub async fn mark(&self, mark: &Mark) -> Result<(), ApplyError> {
+        let lease =
+            Identity { namespace: mark.namespace.clone(), name: mark.lease.clone(), uid: mark.lease_uid.clone() };
+        self.merge::<Lease>(&lease, &mark.patch()?).await.map(drop)
+    }
+
+    async fn create_object(&self, object: Object) -> Result<(), ApplyError> {
+        match object {
+            Object::Policy(object) => self.create(None, *object).await,
+            Object::Lease(object) => self.create(Some(ObjectKind::Lease), *object).await,
+            Object::Role(object) => self.create(Some(ObjectKind::Role), *object).await,
+            Object::RoleBinding(object) => self.create(Some(ObjectKind::RoleBinding), *object).await,
+            Object::Election(object) => self.create(None, *object).await,
+        }
+    }
+
+    async fn apply_object(&self, object: Object, uid: &str) -> Result<(), ApplyError> {
+        match object {
+            Object::Policy(object) => self.apply(*object, uid).await,
+            Object::Lease(object) => self.apply(*object, uid).await,
+            Object::Role(object) => self.apply(*object, uid).await,
+            Object::RoleBinding(object) => self.apply(*object, uid).await,
+            Object::Election(object) => self.apply(*object, uid).await,
+        }
+    }
+
+    async fn delete_object(
+        &self,
+        kind: ObjectKind,
+        object: &Identity,
+        version: Option<String>,
+    ) -> Result<(), ApplyError> {
+        match kind {
+            ObjectKind::Lease => self.delete::<Lease>(object, version).await,
+            ObjectKind::Role => self.delete::<Role>(object, version).await,
+            ObjectKind::RoleBinding => self.delete::<RoleBinding>(object, version).await,
+            ObjectKind::Election => self.delete::<Election>(object, version).await,
+        }
+    }
+
+    /// A POST, never an apply: what is there and is not ours must not be taken over.
+    ///
+    /// * `kind`: where an object of that name may be somebody else's.
+    async fn create<K: Kind>(&self, kind: Option<ObjectKind>, object: K) -> Result<(), ApplyError> {
+        let api: Api<K> = self.api(object.meta().namespace.as_deref());
+        let parameters = PostParams { field_manager: Some(names::OPERATOR.to_owned()), ..PostParams::default() };
+        match self.send(api.create(&parameters, &object)).await {
+            Ok(_) => Ok(()),
+            Err(ApplyError::Stale) => match kind {
+                Some(kind) => self.settle(&api, kind, &object.name_any()).await,
+                None => Ok(()),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An object of the name is there: is it ours, and the watch has not brought it yet? A Lease that a sidecar made anew
+    /// without ever having seen ours carries no label.
+    async fn settle<K: Kind>(&self, api: &Api<K>, kind: ObjectKind, name: &str) -> Result<(), ApplyError> {
+        let Some(found) = self.send(api.get_opt(name)).await? else {
+            return Err(ApplyError::Stale);
+        };
+        if found.labels().get(names::MANAGED).is_some_and(|value| value == names::MANAGED_VALUE) {
+            return Ok(());
+        }
+        if kind == ObjectKind::Lease && found.annotations().contains_key(names::RECORD) {
+            let election = name.strip_prefix(names::OBJECT_PREFIX).unwrap_or(name);
+            let labels = json!({names::MANAGED: names::MANAGED_VALUE, names::ELECTION_LABEL: election});
+            let patch = json!({"metadata": {"uid": found.uid(), "labels": labels}});
+            return self.merge::<Lease>(&Identity::of(found.meta()), &patch).await.map(drop);
+        }
+        Err(ApplyError::Foreign(kind))
+    }
+
+    async fn apply<K: Kind>(&self, mut object: K, uid: &str) -> Result<(), ApplyError> {
+        object.meta_mut().uid = Some(uid.to_owned());
+        let api: Api<K> = self.api(object.meta().namespace.as_deref());
+        let name = object.name_any();
+        let patch = typed(&object)?;
+        self.send(api.patch(&name, &force(), &Patch::Apply(&patch))).await.map(drop)
+    }
+
+    async fn status<K: Kind>(&self, object: &Identity, status: &Value) -> Result<(), ApplyError> {
+        let api: Api<K> = self.api(Some(&object.namespace));
+        let patch = json!({
+            "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"uid": object.uid}, "status": status,
+        });
+        self.send(api.patch_status(&object.name, &force(), &Patch::Apply(&patch))).await.map(drop)
+    }
+
+    async fn merge<K: Kind>(&self, object: &Identity, patch: &Value) -> Result<K, ApplyError> {
+        let api: Api<K> = self.api(Some(&object.namespace));
+        let parameters = PatchParams { field_manager: Some(names::OPERATOR.to_owned()), ..PatchParams::default() };
+        self.send(api.patch(&object.name, &parameters, &Patch::Merge(patch))).await
+    }
+
+    async fn delete<K: Kind>(&self, object: &Identity, version: Option<String>) -> Result<(), ApplyError> {
+        let api: Api<K> = self.api(Some(&object.namespace));
+        let preconditions = Preconditions { uid: Some(object.uid.clone()), resource_version: version };
+        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let deletion = async { api.delete(&object.name, &parameters).await.map(drop) };
+        match self.send(deletion).await {
+            Err(ApplyError::Api(error)) if is_status(&error, 404) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// A patch that changes nothing, so that the webhook sees the workload.
+    async fn touch(&self, kind: WorkloadKind, workload: Identity, notice: Notice) -> Result<Effect, ApplyError> {
+        let patch = json!({"metadata": {"uid": workload.uid}});
+        let after = match kind {
+            WorkloadKind::Deployment => Workload::of(self.merge::<Deployment>(&workload, &patch).await?),
+            WorkloadKind::StatefulSet => Workload::of(self.merge::<StatefulSet>(&workload, &patch).await?),
+            WorkloadKind::DaemonSet => Workload::of(self.merge::<DaemonSet>(&workload, &patch).await?),
+        };
+        let is_stamped = after.is_some_and(|after| after.stamp.policy.as_ref() == Some(&after.policy));
+        Ok(Effect { notice: is_stamped.then_some(notice), touched: Some(workload) })
+    }
+
+    fn api<K: Kind>(&self, namespace: Option<&str>) -> Api<K> {
+        Api::namespaced(self.client.clone(), namespace.unwrap_or_default())
+    }
+
+    async fn send<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, ApplyError> {
+        if !self.may_write() {
+            return Err(ApplyError::NotLeading);
+        }
+        match timeout(REQUEST_TIMEOUT, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // 422: the UID in a patch is not that of the object.
+            Ok(Err(error)) if is_status(&error, 409) || is_stale_uid(&error) => Err(ApplyError::Stale),
+            Ok(Err(error)) => Err(ApplyError::Api(Box::new(error))),
+            Err(_) => Err(ApplyError::Timeout),
+        }
+    }
+}
+
+/// What all kinds of objects that are written here have in common.
+trait Kind:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
+{
+}
+
+impl<K> Kind for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
+{
+}
+
+fn force() -> PatchParams {
+    PatchParams::apply(names::OPERATOR).force()
+}
+
+/// With `apiVersion` and `kind`, which a server-side apply must name.
+fn typed<K: Kind>(object: &K) -> Result<Value, serde_json::Error> {
+    let mut value = serde_json::to_value(object)?;
+    value["apiVersion"] = json!(K::api_version(&()));
+    value["kind"] = json!(K::kind(&()));
+    Ok(value)
+}
+
+fn is_status(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+fn is_stale_uid(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 422 && status.message.contains("metadata.uid"))
+}

@@ -1,0 +1,337 @@
+//! Joins watches, queue, passes and marks.
+
+use super::{
+    ElectionKey, Key,
+    apply::{ApplyError, Effect, Writer},
+    mark::Mark,
+    metrics::{Metrics, PassKind, PassLabels, PassOutcome},
+    observe::{
+        ObjectKind, Observed,
+        index::Index,
+        watch::{self, React, SharedIndex},
+    },
+    plan::{self, Plan},
+    publish::Publisher,
+    queue::Queue,
+};
+use crate::inject::SidecarImage;
+use futures::{StreamExt, future, stream::FuturesUnordered};
+use kube::Client;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, watch as latest},
+    task::JoinSet,
+    time::{interval, sleep},
+};
+
+/// Passes at one time.
+const WORKERS: usize = 8;
+/// Changes come in groups; one pass serves them all.
+const ELECTION_DELAY: Duration = Duration::from_millis(10);
+/// The counts of a policy may lag behind.
+const POLICY_DELAY: Duration = Duration::from_secs(1);
+/// What a pass wrote comes back by the watch within this time; a pass before that would write it again.
+const ECHO: Duration = Duration::from_millis(20);
+/// Everything is looked at again after this time, in case an event was missed.
+const RESYNC: Duration = Duration::from_mins(10);
+/// How often the gauges are read.
+const GAUGES: Duration = Duration::from_secs(10);
+/// How soon a failed pass is repeated: doubled with each failure in a row,
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+/// up to this.
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
+
+/// What the controller is told.
+pub struct Settings {
+    /// What is injected now.
+    pub sidecar_image: SidecarImage,
+    /// Name of this pod, for Events.
+    pub instance: Option<String>,
+    /// Does this operator lead? Asked right before each write.
+    pub may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Told whenever the answer may have changed.
+    pub leadership: latest::Receiver<()>,
+}
+
+/// The controller.
+pub struct Controller {
+    client: Client,
+    index: SharedIndex,
+    queue: Arc<Queue<Key>>,
+    writer: Writer,
+    publisher: Publisher,
+    metrics: Metrics,
+    leadership: latest::Receiver<()>,
+    memory: Mutex<Memory>,
+}
+
+/// What is remembered between passes.
+#[derive(Default)]
+struct Memory {
+    failures: HashMap<Key, u32>,
+    foreign: HashMap<ElectionKey, BTreeMap<ObjectKind, Instant>>,
+    touched: HashMap<String, Instant>,
+}
+
+/// A part of the controller ended, which it never should.
+#[derive(Debug, thiserror::Error)]
+#[error("a part of the controller ended")]
+pub struct Ended;
+
+impl Controller {
+    /// Nothing happens until [`Controller::run`].
+    pub fn new(client: Client, settings: Settings, metrics: Metrics) -> Self {
+        Self {
+            index: Arc::new(Mutex::new(Index::new(settings.sidecar_image))),
+            queue: Arc::default(),
+            writer: Writer::new(client.clone(), settings.may_write),
+            publisher: Publisher::new(client.clone(), settings.instance),
+            client,
+            metrics,
+            leadership: settings.leadership,
+            memory: Mutex::default(),
+        }
+    }
+
+    /// Runs until it is dropped; then every part of it ends. `synced` is called once everything was listed.
+    pub async fn run(self, synced: impl FnOnce() + Send + 'static) -> Ended {
+        let (marks, mut marks_due) = mpsc::unbounded_channel();
+        let react = self.react(marks);
+        let mut tasks = JoinSet::new();
+        for watch in watch::all(&self.client, &self.index, &react) {
+            tasks.spawn(watch);
+        }
+        let controller = Arc::new(self);
+        let marker = Arc::clone(&controller);
+        tasks.spawn(async move { marker.write_marks(&mut marks_due).await });
+        let follower = Arc::clone(&controller);
+        tasks.spawn(async move {
+            follower.wait_for_sync().await;
+            synced();
+            let workers = (0..WORKERS).map(|_| follower.work());
+            future::join3(future::join_all(workers), follower.follow_leadership(), follower.resync()).await;
+        });
+        // None of them returns; a panic ends the process.
+        if let Some(Err(error)) = tasks.join_next().await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+        Ended
+    }
+
+    fn react(&self, marks: mpsc::UnboundedSender<(Mark, Instant)>) -> React {
+        let queue = Arc::clone(&self.queue);
+        Arc::new(move |reaction| {
+            for mark in reaction.marks {
+                // The receiver lives as long as the watches.
+                let _ = marks.send((mark, Instant::now()));
+            }
+            for key in reaction.keys {
+                let delay = delay(&key);
+                queue.add(key, delay);
+            }
+        })
+    }
+
+    async fn wait_for_sync(&self) {
+        let mut tick = interval(Duration::from_millis(20));
+        while !self.index().is_synced() {
+            tick.tick().await;
+        }
+        tracing::info!(keys = self.index().keys().len(), "knows everything there is");
+    }
+
+    /// Marks are written all at once, past the queue.
+    async fn write_marks(&self, due: &mut mpsc::UnboundedReceiver<(Mark, Instant)>) {
+        let mut writing = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some((mark, since)) = due.recv() => writing.push(self.write_mark(mark, since)),
+                Some(()) = writing.next() => {}
+                else => return,
+            }
+        }
+    }
+
+    async fn write_mark(&self, mark: Mark, since: Instant) {
+        match self.writer.mark(&mark).await {
+            Ok(()) => {
+                self.metrics.mark_seconds.observe(since.elapsed().as_secs_f64());
+                tracing::debug!(namespace = mark.namespace, lease = mark.lease, "marked that the leader's pod is being deleted");
+            }
+            // The pass that comes for the same event tries again.
+            Err(ApplyError::NotLeading) => {}
+            Err(error) => tracing::warn!(namespace = mark.namespace, lease = mark.lease, %error, "failed to mark a Lease"),
+        }
+    }
+
+    /// Whoever begins to lead knows nothing of what the last one left undone: everything is looked at.
+    async fn follow_leadership(&self) {
+        let mut leadership = self.leadership.clone();
+        let mut led = false;
+        loop {
+            let leads = self.writer.may_write();
+            if leads && !led {
+                self.look_at_everything();
+            }
+            led = leads;
+            self.metrics.leading.set(i64::from(leads));
+            if leadership.changed().await.is_err() {
+                // Nobody will tell any more: what is true now stays true.
+                future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn resync(&self) {
+        let mut tick = interval(GAUGES);
+        let mut last = Instant::now();
+        loop {
+            tick.tick().await;
+            let (elections, led) = self.index().leases();
+            self.metrics.elections.set(elections);
+            self.metrics.elections_led.set(led);
+            self.metrics.queue.set(self.queue.len().try_into().unwrap_or(i64::MAX));
+            if last.elapsed() >= RESYNC {
+                last = Instant::now();
+                self.look_at_everything();
+            }
+        }
+    }
+
+    fn look_at_everything(&self) {
+        for key in self.index().keys() {
+            self.queue.add(key, Duration::ZERO);
+        }
+    }
+
+    async fn work(&self) {
+        loop {
+            let key = self.queue.next().await;
+            if self.writer.may_write() {
+                self.pass(&key).await;
+            }
+            self.queue.done(&key);
+        }
+    }
+
+    async fn pass(&self, key: &Key) {
+        let start = Instant::now();
+        let Some((kind, plan)) = self.decide(key) else { return };
+        let next = plan.next;
+        let writes = plan.writes.len();
+        let result = self.apply(plan).await;
+        self.metrics.pass_seconds.observe(start.elapsed().as_secs_f64());
+        let outcome = match &result {
+            Ok(()) if writes == 0 => PassOutcome::Unchanged,
+            Ok(()) => PassOutcome::Changed,
+            Err(ApplyError::Stale) => PassOutcome::Stale,
+            Err(_) => PassOutcome::Failed,
+        };
+        self.metrics.passes.get_or_create(&PassLabels { kind, outcome }).inc();
+        match result {
+            Ok(()) => {
+                self.memory().failures.remove(key);
+                if let Some(next) = next {
+                    self.queue.add(key.clone(), next);
+                }
+            }
+            Err(error) => self.retry(key, &error),
+        }
+        if writes > 0 {
+            sleep(ECHO).await;
+        }
+    }
+
+    /// `None`: there is nothing to decide about.
+    fn decide(&self, key: &Key) -> Option<(PassKind, Plan)> {
+        match key {
+            Key::Election(election) => {
+                let mut observed = self.index().observe(election, Instant::now());
+                self.recall(election, &mut observed);
+                Some((PassKind::Election, plan::plan(&observed)))
+            }
+            Key::Policy(policy) => {
+                let observed = self.index().observe_policy(policy)?;
+                Some((PassKind::Policy, plan::plan_policy(&observed)))
+            }
+        }
+    }
+
+    /// Adds what this process remembers of earlier passes.
+    fn recall(&self, key: &ElectionKey, observed: &mut Observed) {
+        let mut memory = self.memory();
+        if let Some(foreign) = memory.foreign.get_mut(key) {
+            foreign.retain(|_, at| at.elapsed() < plan::RETRY);
+            observed.foreign = foreign.keys().copied().collect();
+        }
+        let touched = |uid: &String| memory.touched.get(uid).map(Instant::elapsed);
+        let claims: BTreeSet<String> = observed.claims.iter().map(|claim| claim.identity.uid.clone()).collect();
+        observed.touched = claims.into_iter().filter_map(|uid| touched(&uid).map(|ago| (uid, ago))).collect();
+    }
+
+    async fn apply(&self, plan: Plan) -> Result<(), ApplyError> {
+        for write in plan.writes {
+            let Effect { notice, touched } = self.writer.write(write).await?;
+            self.metrics.writes.inc();
+            if let Some(workload) = touched {
+                let mut memory = self.memory();
+                memory.touched.retain(|_, at| at.elapsed() < plan::RETRY);
+                memory.touched.insert(workload.uid, Instant::now());
+            }
+            if let Some(notice) = notice {
+                self.publisher.publish(&notice).await;
+            }
+        }
+        for notice in &plan.notices {
+            self.publisher.publish(notice).await;
+        }
+        Ok(())
+    }
+
+    fn retry(&self, key: &Key, error: &ApplyError) {
+        match (error, key) {
+            // Whoever leads does it.
+            (ApplyError::NotLeading, _) => return,
+            (ApplyError::Stale, _) => return self.queue.add(key.clone(), BACKOFF_MIN),
+            (ApplyError::Foreign(kind), Key::Election(election)) => {
+                let mut memory = self.memory();
+                memory.foreign.entry(election.clone()).or_default().insert(*kind, Instant::now());
+                return self.queue.add(key.clone(), Duration::ZERO);
+            }
+            _ => {}
+        }
+        let mut memory = self.memory();
+        let failures = memory.failures.entry(key.clone()).or_default();
+        *failures = failures.saturating_add(1);
+        let delay = (BACKOFF_MIN * 2_u32.saturating_pow((*failures - 1).min(16))).min(BACKOFF_MAX);
+        tracing::warn!(?key, error = chain(error), failures = *failures, ?delay, "a pass failed");
+        self.queue.add(key.clone(), delay);
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The error and everything that led to it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn delay(key: &Key) -> Duration {
+    match key {
+        Key::Election(_) => ELECTION_DELAY,
+        Key::Policy(_) => POLICY_DELAY,
+    }
+}
