@@ -283,6 +283,11 @@ impl Candidate {
         self.shared.changed.subscribe()
     }
 
+    /// Tells subscribers to ask again, because of something that the elector does not know and their answers show.
+    pub fn announce(&self) {
+        self.shared.changed.send_replace(());
+    }
+
     fn command<T>(&self, command: impl FnOnce(&mut Elector, Moment) -> T) -> T {
         let mut elector = self.shared.elector();
         let result = command(&mut elector, (self.shared.clock)());

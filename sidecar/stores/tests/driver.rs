@@ -1,5 +1,7 @@
 //! The driver with a register in memory, in virtual time.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test may fail the test")]
+
 use conch_election::{
     Config, Content, Event, FailureKind, Identity, Moment, Nonce, Reason, Timing, Token, WriteError,
 };

@@ -1,0 +1,106 @@
+//! The commands that the kubelet and people run beside the sidecar: each asks it over loopback.
+
+use crate::http::{PRE_STOP, REQUEST_HEADER};
+use serde_json::Value;
+use std::{
+    fmt::Write as _,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long `ready` tries: a startup probe is given one second by default.
+const READY_FOR: Duration = Duration::from_millis(800);
+const READY_PAUSE: Duration = Duration::from_millis(20);
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the sidecar did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No connection, or it broke.
+    #[error("failed to ask the sidecar on port {port}")]
+    Io {
+        /// The API's port.
+        port: u16,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Something answers there that is no sidecar, or says no.
+    #[error("failed to get an answer from the sidecar: {0}")]
+    Answer(String),
+}
+
+/// Waits a little until the API answers.
+pub fn ready(port: u16) -> Result<(), ClientError> {
+    let began = Instant::now();
+    loop {
+        match status(port) {
+            Err(_) if began.elapsed() < READY_FOR => thread::sleep(READY_PAUSE),
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// Tells that the kubelet ran `preStop`.
+pub fn pre_stop(port: u16) -> Result<(), ClientError> {
+    ask(port, "POST", PRE_STOP).map(drop)
+}
+
+/// What the sidecar says of itself.
+pub fn status(port: u16) -> Result<Value, ClientError> {
+    let body = ask(port, "GET", "/v1/status")?;
+    serde_json::from_str(&body).map_err(|error| ClientError::Answer(error.to_string()))
+}
+
+/// The status for people.
+pub fn describe(status: &Value) -> String {
+    let text = |field: &str| match &status[field] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let rows = [
+        ("Election", text("election")),
+        ("Pod", text("pod")),
+        ("Leads", text("leader")),
+        ("Why", format!("{}: {}", text("reason"), text("message"))),
+        ("Holder", text("holder")),
+        ("Token", text("token")),
+        ("Since", text("since")),
+        ("Valid for", format!("{} ms", text("validForMs"))),
+        ("Candidate", text("candidate")),
+        ("Streams", text("streams")),
+        ("Terminating", text("terminating")),
+        ("Store", format!("{}, {} fencing", text("store"), text("fencing"))),
+        ("Version", text("version")),
+    ];
+    rows.iter().fold(String::new(), |mut lines, (name, value)| {
+        let _ = writeln!(lines, "{name:<12} {value}"); // a String takes everything
+        lines
+    })
+}
+
+/// One request on a connection of its own; returns the body of a successful answer.
+fn ask(port: u16, method: &str, path: &str) -> Result<String, ClientError> {
+    let answer = exchange(port, method, path).map_err(|source| ClientError::Io { port, source })?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    match head.split(' ').nth(1) {
+        Some(status) if head.starts_with("HTTP/1.1 ") && status.starts_with('2') => Ok(body.to_owned()),
+        _ => Err(ClientError::Answer(head.lines().next().unwrap_or("nothing").to_owned())),
+    }
+}
+
+fn exchange(port: u16, method: &str, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost:{port}\r\n{REQUEST_HEADER}: 1\r\nContent-Length: 0\r\n\
+         Connection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.take(65_536).read_to_string(&mut answer)?;
+    Ok(answer)
+}

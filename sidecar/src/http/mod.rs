@@ -1,0 +1,165 @@
+//! The API of the sidecar, on the loopback addresses of the pod.
+
+mod guard;
+mod refusal;
+mod streams;
+
+use crate::{
+    program::Channel,
+    sidecar::{ProgramState, Sidecar},
+    view::View,
+};
+use axum::{
+    Json, Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Query, State, rejection::QueryRejection},
+    http::{HeaderName, HeaderValue, StatusCode, header::CACHE_CONTROL},
+    middleware::from_fn,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use conch_crds::duration::DurationText;
+use conch_election::Token;
+use refusal::Refusal;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+pub(crate) use guard::REQUEST_HEADER;
+
+/// Where `conch-sidecar prestop` tells that the kubelet ran it. For this binary alone.
+pub const PRE_STOP: &str = "/internal/prestop";
+
+/// The longest `?wait=`.
+const WAIT_MAX: Duration = Duration::from_mins(5);
+/// The longest cool-down that a program may ask for.
+const COOL_DOWN_MAX: Duration = Duration::from_hours(1);
+const BODY_BYTES_MAX: usize = 4_096;
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+const TOKEN_HEADER: HeaderName = HeaderName::from_static("conch-token");
+const VALID_FOR_HEADER: HeaderName = HeaderName::from_static("conch-valid-for-ms");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// Serves the API for one sidecar.
+pub fn router(sidecar: Arc<Sidecar>) -> Router {
+    let streams = streams::Streams::new(sidecar.clone());
+    let no_head = || async { Refusal::MethodNotAllowed };
+    Router::new()
+        .route("/v1/leader", get(leader))
+        .route("/v1/status", get(status))
+        .route("/v1/resign", post(resign))
+        .route(PRE_STOP, post(pre_stop))
+        .with_state(sidecar)
+        // A HEAD would open a stream and close it at once: a resignation.
+        .route("/v1/lead", get(streams::lead).head(no_head).with_state(streams.clone()))
+        .route("/v1/watch", get(streams::watch).head(no_head).with_state(streams))
+        .fallback(|| async { Refusal::NotFound })
+        .method_not_allowed_fallback(|| async { Refusal::MethodNotAllowed })
+        .layer(from_fn(guard::guard))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeaderQuery {
+    wait: Option<DurationText>,
+}
+
+async fn leader(
+    State(sidecar): State<Arc<Sidecar>>,
+    query: Result<Query<LeaderQuery>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(LeaderQuery { wait }) = query.map_err(|rejection| Refusal::BadQuery(rejection.body_text()))?;
+    sidecar.ask();
+    if let Some(limit) = wait {
+        wait_for_lead(&sidecar, limit.get()).await?;
+    }
+    let view = sidecar.answer("leader", Channel::Elsewhere);
+    let status = if view.leader { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(with_headers(status, &view, &view))
+}
+
+async fn wait_for_lead(sidecar: &Sidecar, limit: Duration) -> Result<(), Refusal> {
+    if limit > WAIT_MAX {
+        return Err(Refusal::BadQuery(format!("\"wait\" is at most {} s.", WAIT_MAX.as_secs())));
+    }
+    let mut changes = sidecar.subscribe();
+    let leads = async {
+        while !sidecar.leads() && !sidecar.is_ending() {
+            if changes.changed().await.is_err() {
+                return; // the process ends
+            }
+        }
+    };
+    let _ = timeout(limit, leads).await; // whichever came first, the answer is computed now
+    Ok(())
+}
+
+/// The answer and what people may want to know besides.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    #[serde(flatten)]
+    answer: View,
+    candidate: bool,
+    streams: usize,
+    store: String,
+    version: &'static str,
+}
+
+async fn status(State(sidecar): State<Arc<Sidecar>>) -> Response {
+    let answer = sidecar.answer("status", Channel::Elsewhere);
+    let ProgramState { asked, streams } = sidecar.program_state();
+    let store = sidecar.about().store.clone();
+    let status = Status { answer, candidate: asked, streams, store, version: env!("CARGO_PKG_VERSION") };
+    with_headers(StatusCode::OK, &status.answer, &status)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Resignation {
+    token: String,
+    cool_down: Option<DurationText>,
+}
+
+async fn resign(State(sidecar): State<Arc<Sidecar>>, body: Body) -> Result<Response, Refusal> {
+    let Resignation { token, cool_down } = read_json(body).await?;
+    let is_number = !token.is_empty() && token.bytes().all(|digit| digit.is_ascii_digit());
+    let token = token.parse().ok().filter(|_| is_number).map(Token);
+    let token = token.ok_or_else(|| Refusal::BadBody("\"token\" is no token.".to_owned()))?;
+    let cool_down = cool_down.map(DurationText::get);
+    if cool_down.is_some_and(|cool_down| cool_down > COOL_DOWN_MAX) {
+        return Err(Refusal::BadBody(format!("\"coolDown\" is at most {} s.", COOL_DOWN_MAX.as_secs())));
+    }
+    sidecar.resign(token, cool_down).map_err(Refusal::NotCurrent)?;
+    let view = sidecar.answer("resign", Channel::Elsewhere);
+    Ok(with_headers(StatusCode::OK, &view, &view))
+}
+
+async fn pre_stop(State(sidecar): State<Arc<Sidecar>>) -> StatusCode {
+    sidecar.pre_stop();
+    StatusCode::NO_CONTENT
+}
+
+async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    let late = || Refusal::BadBody("The body did not come in time.".to_owned());
+    let unreadable =
+        |_| Refusal::BadBody(format!("The body is broken or longer than {BODY_BYTES_MAX} bytes."));
+    let bytes: Bytes = timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX))
+        .await
+        .map_err(|_| late())?
+        .map_err(unreadable)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Refusal::BadBody(format!("The body is not understood: {error}.")))
+}
+
+fn with_headers(status: StatusCode, view: &View, body: &impl Serialize) -> Response {
+    let mut response = (status, Json(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(VALID_FOR_HEADER, HeaderValue::from(view.valid_for_ms));
+    if let Some(token) = view.token.as_deref().and_then(|token| HeaderValue::from_str(token).ok()) {
+        headers.insert(TOKEN_HEADER, token);
+    }
+    response
+}

@@ -1,0 +1,86 @@
+//! Answers to what cannot be done: a reason from a closed list, and a sentence.
+
+use axum::{
+    Json,
+    http::{StatusCode, header::CACHE_CONTROL},
+    response::{IntoResponse, Response},
+};
+use conch_election::NotCurrent;
+use serde_json::json;
+
+/// Every path that answers, for those who took a wrong one.
+pub(super) const ENDPOINTS: [&str; 5] =
+    ["GET /v1/leader", "GET /v1/lead", "GET /v1/watch", "GET /v1/status", "POST /v1/resign"];
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The `Host` is none of this pod's loopback names, as it is when a web page was lured here.
+    ForeignHost,
+    /// A web page asks.
+    OriginRefused,
+    /// A POST without the header that no web page can send unasked.
+    RequestHeaderMissing,
+    /// No such path.
+    NotFound,
+    /// The path exists, not with this method.
+    MethodNotAllowed,
+    /// `?wait=` is no duration, or too long, or something else was asked.
+    BadQuery(String),
+    /// The body is not what this path takes.
+    BadBody(String),
+    /// That term is not the running one.
+    NotCurrent(NotCurrent),
+    /// All streams are taken.
+    TooManyStreams,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::ForeignHost | Self::OriginRefused | Self::RequestHeaderMissing => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadQuery(_) | Self::BadBody(_) => StatusCode::BAD_REQUEST,
+            Self::NotCurrent(_) => StatusCode::CONFLICT,
+            Self::TooManyStreams => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::ForeignHost => "ForeignHost",
+            Self::OriginRefused => "OriginRefused",
+            Self::RequestHeaderMissing => "RequestHeaderMissing",
+            Self::NotFound => "NotFound",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::BadQuery(_) => "BadQuery",
+            Self::BadBody(_) => "BadBody",
+            Self::NotCurrent(_) => "NotCurrent",
+            Self::TooManyStreams => "TooManyStreams",
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::ForeignHost => "Ask localhost, 127.0.0.1 or [::1].".to_owned(),
+            Self::OriginRefused => "Web pages may not ask: the request has an Origin.".to_owned(),
+            Self::RequestHeaderMissing => "Send the header \"Conch-Request: 1\" with every POST.".to_owned(),
+            Self::NotFound => "There is nothing here.".to_owned(),
+            Self::MethodNotAllowed => "This path does not take this method.".to_owned(),
+            Self::BadQuery(detail) | Self::BadBody(detail) => detail.clone(),
+            Self::NotCurrent(not_current) => format!("Nothing to resign: {not_current}."),
+            Self::TooManyStreams => "Too many streams are open.".to_owned(),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut body = json!({ "reason": self.reason(), "message": self.message() });
+        if matches!(self, Self::NotFound | Self::MethodNotAllowed) {
+            body["endpoints"] = json!(ENDPOINTS);
+        }
+        (self.status(), [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
+    }
+}

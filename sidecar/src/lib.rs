@@ -1,0 +1,17 @@
+//! The sidecar of Conch: answers over localhost whether this pod leads its election, and until when.
+//!
+//! [`sidecar::Sidecar`] joins four parts: the candidate (which talks to the store), [`program`] (does the program want to
+//! lead, has it stopped), [`shutdown`] (does SIGTERM prove that it has stopped) and the HTTP handlers in [`http`]. The second
+//! and third are pure and hold every decision; [`run`] is the process around them.
+
+pub mod args;
+pub mod client;
+pub mod http;
+pub mod metrics;
+pub mod program;
+pub mod run;
+pub mod shutdown;
+pub mod sidecar;
+pub mod view;
+pub mod watchdog;
+pub mod witness;

@@ -1,0 +1,163 @@
+//! What is counted, for Prometheus.
+
+use conch_election::{Event, FailureKind, WriteError};
+use conch_stores::driver::Request;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+use std::fmt;
+
+/// Seconds, from one round trip in a quiet cluster to the longest attempt.
+const LATENCY_BUCKETS: [f64; 10] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 5.0];
+/// Seconds of validity that were left when a renewal was confirmed; the low end is what an alert looks at.
+const MARGIN_BUCKETS: [f64; 10] = [0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 15.0, 30.0];
+
+/// The counters of this process. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    transitions: Family<Transition, Counter>,
+    renewal_duration: Histogram,
+    renewal_margin: Histogram,
+    requests: Family<RequestLabels, Counter>,
+    answers: Family<AnswerLabels, Counter>,
+    streams: Family<StreamLabels, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Transition {
+    cause: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    request: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AnswerLabels {
+    endpoint: &'static str,
+    leader: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabels {
+    endpoint: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+impl Metrics {
+    /// Counters that `registry` shows.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            transitions: Family::default(),
+            renewal_duration: Histogram::new(LATENCY_BUCKETS),
+            renewal_margin: Histogram::new(MARGIN_BUCKETS),
+            requests: Family::default(),
+            answers: Family::default(),
+            streams: Family::default(),
+        };
+        let Self { transitions, renewal_duration, renewal_margin, requests, answers, streams } =
+            metrics.clone();
+        let conch = registry.sub_registry_with_prefix("conch");
+        conch.register("build", "What runs", Info::new(Build { version: env!("CARGO_PKG_VERSION") }));
+        conch.register("transitions", "Terms that began or ended, by cause", transitions);
+        let help = "From sending a renewal to its confirmation";
+        conch.register_with_unit("renewal_duration", help, Unit::Seconds, renewal_duration);
+        let help = "Validity that was left when a renewal was confirmed";
+        conch.register_with_unit("renewal_margin", help, Unit::Seconds, renewal_margin);
+        conch.register("store_requests", "Requests to the store that ended", requests);
+        conch.register("answers", "Answers to the program, events of streams included", answers);
+        conch.register("streams", "Open streams", streams);
+        metrics
+    }
+
+    /// Counts what happened in the election.
+    pub fn event(&self, event: &Event) {
+        let cause = match event {
+            Event::TermBegan { reacquired: false, .. } => "Acquired".to_owned(),
+            Event::TermBegan { reacquired: true, .. } => "Reacquired".to_owned(),
+            Event::TermEnded { cause, .. } => format!("{cause:?}"),
+            Event::Renewed { latency, margin } => {
+                self.renewal_duration.observe(latency.as_secs_f64());
+                self.renewal_margin.observe(margin.as_secs_f64());
+                return;
+            }
+            Event::HolderChanged { .. }
+            | Event::Released { .. }
+            | Event::RequestFailed(_)
+            | Event::HistoryLost => return,
+        };
+        self.transitions.get_or_create(&Transition { cause }).inc();
+    }
+
+    /// Counts a request to the store.
+    pub fn request_ended(&self, request: Request, result: Result<(), WriteError>) {
+        let request = match request {
+            Request::Read => "Read",
+            Request::Write => "Write",
+            Request::Watch => "Watch",
+        };
+        let outcome = match result {
+            Ok(()) => "Ok",
+            Err(WriteError::Conflict) => "Conflict",
+            Err(WriteError::Failed(failure)) => match failure.kind {
+                FailureKind::Timeout => "Timeout",
+                FailureKind::Unavailable => "Unavailable",
+                FailureKind::Denied => "Denied",
+                FailureKind::Invalid => "Invalid",
+            },
+        };
+        self.requests.get_or_create(&RequestLabels { request, outcome }).inc();
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, endpoint: &'static str, leader: bool) {
+        let leader = if leader { "true" } else { "false" };
+        self.answers.get_or_create(&AnswerLabels { endpoint, leader }).inc();
+    }
+
+    /// How many streams of this endpoint are open.
+    pub fn streams(&self, endpoint: &'static str) -> Gauge {
+        self.streams.get_or_create(&StreamLabels { endpoint }).clone()
+    }
+}
+
+/// `leader_election_master_status`, the name under which client-go shows the same: computed when it is scraped, so that it
+/// is never a flag that somebody forgot to clear.
+pub struct LeaderStatus<Leads> {
+    /// The election, `namespace/name`.
+    pub election: String,
+    /// Does this pod lead now?
+    pub leads: Leads,
+}
+
+impl<Leads: Fn() -> bool + Send + Sync + 'static> Collector for LeaderStatus<Leads> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Whether this pod leads (1) or not (0)";
+        let mut metric =
+            encoder.encode_descriptor("leader_election_master_status", help, None, MetricType::Gauge)?;
+        let labels = [("name", self.election.as_str())];
+        ConstGauge::new(i64::from((self.leads)())).encode(metric.encode_family(&labels)?)
+    }
+}
+
+impl<Leads> fmt::Debug for LeaderStatus<Leads> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("LeaderStatus").field("election", &self.election).finish_non_exhaustive()
+    }
+}

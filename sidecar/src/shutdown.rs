@@ -1,0 +1,212 @@
+//! What the signs of an end mean: does SIGTERM prove that the program has stopped?
+//!
+//! The kubelet calls `preStop` of this container together with the program's own SIGTERM, and sends this container SIGTERM
+//! right after the program's exit, or when the pod's grace is over. But it also does both when it restarts this container
+//! alone (its image was changed in place), while the program runs on. So SIGTERM by itself proves nothing, and the elector
+//! waits until every promise is over. The proof needs all of:
+//!
+//! 1. `preStop` came exactly once to this process, and before SIGTERM;
+//! 2. the operator saw that *this* pod is being deleted, and says so on the Lease (before SIGTERM or after it);
+//! 3. the pod's spec then still named the image that was injected, so this container was not restarted for a new one;
+//! 4. SIGTERM came at least [`MARGIN`] before the grace ran out, counted from `preStop`: so the kubelet did not send it
+//!    because time was up, but because the program's container had exited.
+
+use conch_crds::PodDeletion;
+use conch_election::Moment;
+use std::time::Duration;
+
+/// How long before the end of the grace SIGTERM must come to prove the program's exit.
+pub const MARGIN: Duration = Duration::from_secs(1);
+
+/// Something that may announce the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// The kubelet ran this container's `preStop`.
+    PreStop(Moment),
+    /// SIGTERM or SIGINT.
+    Signal(Moment),
+    /// The operator says on the Lease that a pod is being deleted.
+    Deletion(PodDeletion),
+}
+
+/// What the elector is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Go on leading, but begin no term: another pod will live longer.
+    BeginNothing,
+    /// Stop leading, and release when every promise is over.
+    Terminate,
+    /// The program is proven to have exited: release at once.
+    ProgramStopped,
+}
+
+/// What is known so far.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    pod_uid: String,
+    image: String,
+    pre_stop: PreStop,
+    signal: Option<Moment>,
+    deletion: Option<PodDeletion>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PreStop {
+    NotYet,
+    Once(Moment),
+    /// Twice, or after SIGTERM: nobody can tell what that means.
+    Useless,
+}
+
+impl Shutdown {
+    /// `image`: the sidecar image that was injected into the pod.
+    pub fn new(pod_uid: String, image: String) -> Self {
+        Self { pod_uid, image, pre_stop: PreStop::NotYet, signal: None, deletion: None }
+    }
+
+    /// Has the end been announced? The pod may still lead.
+    pub fn is_announced(&self) -> bool {
+        self.pre_stop != PreStop::NotYet || self.signal.is_some()
+    }
+
+    /// Takes note of a sign and returns what follows from it, in this order.
+    pub fn note(&mut self, sign: Sign) -> Vec<Order> {
+        let was_proven = self.is_proven();
+        let mut orders = Vec::new();
+        match sign {
+            Sign::PreStop(at) => {
+                self.note_pre_stop(at);
+                orders.push(Order::BeginNothing);
+            }
+            Sign::Signal(at) => {
+                self.signal.get_or_insert(at);
+                orders.push(Order::Terminate);
+            }
+            Sign::Deletion(deletion) => self.deletion = Some(deletion),
+        }
+        if self.is_proven() && !was_proven {
+            orders.push(Order::ProgramStopped);
+        }
+        orders
+    }
+
+    fn note_pre_stop(&mut self, at: Moment) {
+        self.pre_stop = match (self.pre_stop, self.signal) {
+            (PreStop::NotYet, None) => PreStop::Once(at),
+            _ => PreStop::Useless,
+        };
+    }
+
+    fn is_proven(&self) -> bool {
+        let (PreStop::Once(pre_stop), Some(signal), Some(deletion)) =
+            (self.pre_stop, self.signal, &self.deletion)
+        else {
+            return false;
+        };
+        let grace = Duration::from_secs(deletion.grace_seconds.into());
+        deletion.pod_uid == self.pod_uid
+            && deletion.sidecar_image == self.image
+            && signal.longest_since(pre_stop) + MARGIN <= grace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERMINATE: &[Order] = &[Order::Terminate];
+    const RELEASE: &[Order] = &[Order::Terminate, Order::ProgramStopped];
+    const LATE: &[Order] = &[Order::ProgramStopped];
+    const ANNOUNCED: &[Order] = &[Order::BeginNothing];
+    const NOTHING: &[Order] = &[];
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_uptime(Duration::from_secs(seconds))
+    }
+
+    fn pre_stop(seconds: u64) -> Sign {
+        Sign::PreStop(at(seconds))
+    }
+
+    fn sigterm(seconds: u64) -> Sign {
+        Sign::Signal(at(seconds))
+    }
+
+    fn deletion(pod_uid: &str, grace_seconds: u32, image: &str) -> Sign {
+        let (pod_uid, sidecar_image) = (pod_uid.to_owned(), image.to_owned());
+        Sign::Deletion(PodDeletion { pod_uid, grace_seconds, sidecar_image })
+    }
+
+    fn deleted() -> Sign {
+        deletion("own", 30, "conch:1")
+    }
+
+    /// Gives the signs in this order, and compares what follows from each.
+    fn check(what: &str, signs: &[(Sign, &[Order])]) {
+        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned());
+        for (sign, expected) in signs {
+            assert_eq!(shutdown.note(sign.clone()), *expected, "{what}: {sign:?}");
+        }
+    }
+
+    #[test]
+    fn all_four_conditions_together_prove_that_the_program_has_exited() {
+        let pre_stop = (pre_stop(100), ANNOUNCED);
+        let marked = (deleted(), NOTHING);
+        check("the mark comes between", &[pre_stop.clone(), marked.clone(), (sigterm(103), RELEASE)]);
+        check("the mark comes first", &[marked.clone(), pre_stop.clone(), (sigterm(103), RELEASE)]);
+        check(
+            "the mark comes last",
+            &[pre_stop.clone(), (sigterm(103), TERMINATE), (deleted(), LATE), marked.clone()],
+        );
+        check("just in time", &[pre_stop.clone(), marked.clone(), (sigterm(129), RELEASE)]);
+        let other = (deletion("other", 30, "conch:1"), NOTHING);
+        check(
+            "after another's mark",
+            &[other, pre_stop, (sigterm(103), TERMINATE), (deleted(), LATE), marked],
+        );
+    }
+
+    #[test]
+    fn without_one_of_them_sigterm_proves_nothing() {
+        let pre_stop = (pre_stop(100), ANNOUNCED);
+        let marked = (deleted(), NOTHING);
+        let sigterm = (sigterm(103), TERMINATE);
+        check("SIGTERM alone", std::slice::from_ref(&sigterm));
+        check("the sidecar was restarted alone", &[pre_stop.clone(), sigterm.clone()]);
+        check("no preStop", &[marked.clone(), sigterm.clone()]);
+        check("preStop twice", &[pre_stop.clone(), pre_stop.clone(), marked.clone(), sigterm.clone()]);
+        check("preStop late", &[marked.clone(), sigterm.clone(), pre_stop.clone()]);
+        check("preStop again, late", &[pre_stop.clone(), sigterm.clone(), pre_stop.clone(), marked.clone()]);
+        let other_pod = (deletion("other", 30, "conch:1"), NOTHING);
+        check("another pod is deleted", &[pre_stop.clone(), other_pod, sigterm.clone()]);
+        let other_image = (deletion("own", 30, "conch:2"), NOTHING);
+        check("the image was changed in place", &[pre_stop.clone(), other_image, sigterm]);
+        let late = (Sign::Signal(at(130)), TERMINATE);
+        check("the program used up its grace", &[pre_stop.clone(), marked, late]);
+        let no_grace = (deletion("own", 0, "conch:1"), NOTHING);
+        check("no grace", &[pre_stop.clone(), no_grace, (Sign::Signal(at(100)), TERMINATE)]);
+        let short = (deletion("own", 1, "conch:1"), NOTHING);
+        check("a second of grace, used up", &[pre_stop, short, (Sign::Signal(at(101)), TERMINATE)]);
+    }
+
+    #[test]
+    fn the_time_since_pre_stop_is_the_longest_that_it_can_have_been() {
+        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned());
+        shutdown.note(pre_stop(100));
+        shutdown.note(deleted());
+        // The machine was suspended for a minute: one clock stood still.
+        let woken =
+            Moment { boottime: Duration::from_secs(163), ..Moment::from_uptime(Duration::from_secs(103)) };
+        assert_eq!(shutdown.note(Sign::Signal(woken)), TERMINATE);
+    }
+
+    #[test]
+    fn pre_stop_announces_the_end_and_the_mark_alone_does_not() {
+        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned());
+        shutdown.note(deleted());
+        assert!(!shutdown.is_announced());
+        shutdown.note(pre_stop(100));
+        assert!(shutdown.is_announced());
+    }
+}

@@ -1,0 +1,222 @@
+//! The candidate, the program and the shutdown, joined: what the HTTP handlers ask and tell.
+
+use crate::{
+    program::{Channel, Closed, Order as ProgramOrder, Program},
+    shutdown::{Order as ShutdownOrder, Shutdown, Sign},
+    view::{About, View},
+    witness::Witness,
+};
+use conch_election::{NotCurrent, Reason, Token};
+use conch_stores::driver::{Candidate, Clock};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
+
+/// One sidecar. Every answer to a program comes from here.
+pub struct Sidecar {
+    candidate: Candidate,
+    clock: Clock,
+    about: About,
+    witness: Arc<Witness>,
+    program: Mutex<Program>,
+    shutdown: Mutex<Shutdown>,
+    /// [`Self::run_timers`] has something new to wait for.
+    rescheduled: Notify,
+}
+
+/// What people are told of the program, besides the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramState {
+    /// Its program has asked: this pod is a candidate.
+    pub asked: bool,
+    /// Open `/v1/lead` streams.
+    pub streams: usize,
+}
+
+impl Sidecar {
+    /// Joins the parts. Nothing happens until somebody asks.
+    pub fn new(
+        candidate: Candidate,
+        clock: Clock,
+        about: About,
+        witness: Arc<Witness>,
+        program: Program,
+        shutdown: Shutdown,
+    ) -> Self {
+        if program.has_asked() {
+            candidate.set_willing(true);
+        }
+        Self {
+            candidate,
+            clock,
+            about,
+            witness,
+            program: Mutex::new(program),
+            shutdown: Mutex::new(shutdown),
+            rescheduled: Notify::new(),
+        }
+    }
+
+    /// The answer, now, for somebody who is told it over `channel`.
+    pub fn answer(&self, endpoint: &'static str, channel: Channel) -> View {
+        let mut program = self.program();
+        let mut answer = self.candidate.answer();
+        if program.is_resigning() && answer.promise.is_some() {
+            answer.promise = None;
+            answer.reason = Reason::CoolingDown;
+        }
+        let terminating = self.is_ending();
+        if terminating && answer.promise.is_none() {
+            answer.reason = Reason::Terminating;
+        }
+        if let Some(promise) = answer.promise {
+            program.told((self.clock)(), channel, promise.valid_for);
+        }
+        drop(program);
+        self.witness.metrics.answered(endpoint, answer.promise.is_some());
+        let since = answer.promise.and_then(|promise| self.witness.term_began(promise.token));
+        View::new(&self.about, answer, since, terminating)
+    }
+
+    /// Does this pod lead now? Promises nothing.
+    pub fn leads(&self) -> bool {
+        !self.program().is_resigning() && self.candidate.leads()
+    }
+
+    /// Was the end announced, so that waiting for the lead is in vain?
+    pub fn is_ending(&self) -> bool {
+        self.shutdown().is_announced()
+    }
+
+    /// See [`Candidate::subscribe`].
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.candidate.subscribe()
+    }
+
+    /// The counters.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
+    }
+
+    /// Who this sidecar is.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// What the program has done so far.
+    pub fn program_state(&self) -> ProgramState {
+        let program = self.program();
+        ProgramState { asked: program.has_asked(), streams: program.streams() }
+    }
+
+    /// The program asks: from now on this pod is a candidate.
+    pub fn ask(&self) {
+        let order = self.program().ask();
+        self.obey(order);
+    }
+
+    /// The program opens a `/v1/lead` stream.
+    pub fn open_stream(&self) {
+        let order = self.program().open_stream();
+        self.obey(order);
+    }
+
+    /// A `/v1/lead` stream is closed.
+    pub fn close_stream(&self, closed: Closed) {
+        let orders = self.program().close_stream((self.clock)(), closed);
+        tracing::info!(?closed, "a stream that held the lead is closed");
+        self.obey(orders);
+        self.rescheduled.notify_one();
+    }
+
+    /// The program says that it has stopped leading the term with this token.
+    pub fn resign(&self, token: Token, cool_down: Option<Duration>) -> Result<(), NotCurrent> {
+        self.candidate.resign(token, cool_down)?;
+        tracing::info!(%token, ?cool_down, "the program resigned");
+        Ok(())
+    }
+
+    /// The kubelet ran `preStop`.
+    pub fn pre_stop(&self) {
+        tracing::info!("the kubelet announced the end");
+        self.note(Sign::PreStop((self.clock)()));
+    }
+
+    /// SIGTERM or SIGINT came.
+    pub fn signalled(&self, signal: &'static str) {
+        tracing::info!(signal, "is told to end");
+        self.note(Sign::Signal((self.clock)()));
+    }
+
+    /// Takes note of what the operator writes about pods that are being deleted, for ever.
+    pub async fn follow_deletions(&self, mut deletions: watch::Receiver<Option<conch_crds::PodDeletion>>) {
+        loop {
+            let deletion = deletions.borrow_and_update().clone();
+            if let Some(deletion) = deletion {
+                tracing::info!(?deletion, "a pod that leads is being deleted");
+                self.note(Sign::Deletion(deletion));
+            }
+            if deletions.changed().await.is_err() {
+                // The store is gone, and with it the driver: the process ends by that.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Waits for what only time decides, for ever.
+    pub async fn run_timers(&self) {
+        loop {
+            let pause = self.program().timeout((self.clock)());
+            let over = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = over => {
+                    let orders = self.program().tick((self.clock)());
+                    self.obey(orders);
+                }
+                () = self.rescheduled.notified() => {}
+            }
+        }
+    }
+
+    /// Takes note of a sign of the end.
+    pub fn note(&self, sign: Sign) {
+        let orders = self.shutdown().note(sign);
+        for order in orders {
+            match order {
+                ShutdownOrder::BeginNothing if self.candidate.leads() => {}
+                ShutdownOrder::BeginNothing => self.candidate.set_willing(false),
+                ShutdownOrder::Terminate => self.candidate.terminate(),
+                ShutdownOrder::ProgramStopped => {
+                    tracing::info!("the program is proven to have exited");
+                    self.candidate.program_stopped();
+                }
+            }
+        }
+        self.candidate.announce();
+    }
+
+    fn obey(&self, orders: impl IntoIterator<Item = ProgramOrder>) {
+        for order in orders {
+            match order {
+                ProgramOrder::Willing(true) if self.is_ending() => {}
+                ProgramOrder::Willing(willing) => self.candidate.set_willing(willing),
+                ProgramOrder::Stopped => self.candidate.program_stopped(),
+            }
+        }
+    }
+
+    fn program(&self) -> MutexGuard<'_, Program> {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shutdown(&self) -> MutexGuard<'_, Shutdown> {
+        self.shutdown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,10 @@
+//! The sidecar from outside: its API over a register in memory, and the real process against a real API server.
+
+#[cfg(test)]
+mod api;
+#[cfg(test)]
+mod ending;
+#[cfg(test)]
+mod pod;
+#[cfg(test)]
+mod streams;

@@ -1,0 +1,142 @@
+//! A sidecar with a register in memory behind it, asked without a network.
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Method, Request, StatusCode},
+};
+use conch_election::{Config, Content, Identity, Nonce, Timing};
+use conch_sidecar::{
+    http, metrics::Metrics, program::Program, shutdown::Shutdown, sidecar::Sidecar, view::About,
+    watchdog::Heartbeat, witness::Witness,
+};
+use conch_stores::{
+    Fencing, clock,
+    driver::{ChangesEnded, Driver},
+    memory::MemoryStore,
+};
+use http_body_util::BodyExt;
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use std::{sync::Arc, time::Duration};
+use tokio::{task::JoinHandle, time::timeout};
+use tower::ServiceExt;
+
+pub(crate) const MAX_PROMISE: Duration = Duration::from_secs(1);
+pub(crate) const STOP_GRACE: Duration = Duration::from_millis(500);
+pub(crate) const LOCAL: (&str, &str) = ("host", "localhost:4040");
+pub(crate) const POST: (&str, &str) = ("conch-request", "1");
+
+pub(crate) struct Pod {
+    pub(crate) sidecar: Arc<Sidecar>,
+    router: Router,
+    pub(crate) store: MemoryStore,
+    _driver: JoinHandle<Result<(), ChangesEnded>>,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+/// A pod of a fresh election: it leads a moment after it is a candidate.
+pub(crate) fn pod() -> Pod {
+    let store = MemoryStore::new();
+    store.overwrite(Content::Fresh);
+    pod_of(store, 1)
+}
+
+pub(crate) fn pod_of(store: MemoryStore, number: u128) -> Pod {
+    let lease = Duration::from_secs(4);
+    let timing = Timing::new(lease, Duration::from_millis(500), STOP_GRACE, MAX_PROMISE).unwrap();
+    let (pod, pod_uid) = (format!("pod-{number}"), format!("uid-{number}"));
+    let identity = Identity { pod: pod.clone(), pod_uid: pod_uid.clone(), nonce: Nonce(number) };
+    let config = Config { identity, timing, longest_lease: lease, fencing_offset: 0 };
+    let metrics = Metrics::register(&mut Registry::default());
+    let witness = Arc::new(Witness::new(metrics, Heartbeat::default()));
+    let (driver, candidate) = Driver::new(store.clone(), config, clock::now, witness.clone());
+    let about = About {
+        election: "shop/payments".to_owned(),
+        pod,
+        pod_uid: pod_uid.clone(),
+        boot_id: "boot".to_owned(),
+        store: "memory".to_owned(),
+        fencing: Box::new(|| Fencing::Strict),
+    };
+    let program = Program::new(false, STOP_GRACE);
+    let shutdown = Shutdown::new(pod_uid, "conch:1".to_owned());
+    let sidecar = Arc::new(Sidecar::new(candidate, clock::now, about, witness, program, shutdown));
+    let timers = Arc::clone(&sidecar);
+    tokio::spawn(async move { timers.run_timers().await });
+    let router = http::router(Arc::clone(&sidecar));
+    Pod { sidecar, router, store, _driver: tokio::spawn(driver.run()) }
+}
+
+impl Pod {
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
+        Answer { status, headers, body }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, &[LOCAL], "").await
+    }
+
+    pub(crate) async fn resign(&self, body: &str) -> Answer {
+        self.ask(Method::POST, "/v1/resign", &[LOCAL, POST], body).await
+    }
+
+    /// Asks until this pod leads; returns its token.
+    pub(crate) async fn lead(&self) -> String {
+        let answer = self.get("/v1/leader?wait=10s").await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        answer.body["token"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn stream(&self, path: &str) -> Events {
+        let request = Request::get(path).header(LOCAL.0, LOCAL.1).body(Body::empty()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        Events { body: response.into_body() }
+    }
+}
+
+pub(crate) struct Events {
+    pub(crate) body: Body,
+}
+
+impl Events {
+    /// The next event: its fields as text, and its data.
+    pub(crate) async fn next(&mut self) -> (String, Value) {
+        let frame = timeout(Duration::from_secs(10), self.body.frame()).await.expect("an event comes");
+        let text = String::from_utf8(frame.unwrap().unwrap().into_data().unwrap().to_vec()).unwrap();
+        let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or("null");
+        (text.clone(), serde_json::from_str(data).unwrap())
+    }
+
+    pub(crate) async fn until(&mut self, leader: bool) -> Value {
+        loop {
+            let (_, data) = self.next().await;
+            if data["leader"] == leader {
+                return data;
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Server-sent events, and what holding and closing them means.
+
+use crate::pod::{Events, MAX_PROMISE, STOP_GRACE, pod, pod_of};
+use axum::http::StatusCode;
+use conch_stores::clock;
+use futures::StreamExt;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+#[tokio::test]
+async fn holding_the_lead_stream_is_being_a_candidate_and_closing_it_is_resigning() {
+    let pod = pod();
+    let other = pod_of(pod.store.candidate(), 2);
+    let mut events = pod.stream("/v1/lead").await;
+    let (first, _) = events.next().await;
+    assert!(first.contains("id: 0\n") && first.contains("retry: 1000\n"), "{first}");
+    let leading = events.until(true).await;
+    assert!(leading["validForMs"].as_u64().unwrap() > 0);
+
+    let waiting = tokio::spawn(async move { other.get("/v1/leader?wait=10s").await.body });
+    sleep(Duration::from_millis(50)).await;
+    let closed = Instant::now();
+    drop(events);
+    let next = waiting.await.unwrap();
+    assert!(closed.elapsed() < Duration::from_millis(500), "{:?}", closed.elapsed());
+    assert!(next["token"].as_str() > leading["token"].as_str());
+    assert_eq!(pod.get("/v1/status").await.body["candidate"], false);
+}
+
+#[tokio::test]
+async fn closing_the_stream_waits_for_promises_that_were_made_elsewhere() {
+    let pod = pod();
+    let other = pod_of(pod.store.candidate(), 2);
+    let mut events = pod.stream("/v1/lead").await;
+    events.until(true).await;
+    let told = Instant::now();
+    assert_eq!(pod.get("/v1/leader").await.status, StatusCode::OK);
+    drop(events);
+    assert_eq!(pod.get("/v1/leader").await.body["reason"], "CoolingDown");
+    assert!(!pod.sidecar.leads());
+    let next = other.get("/v1/leader?wait=10s").await;
+    assert_eq!(next.status, StatusCode::OK);
+    assert!(told.elapsed() >= MAX_PROMISE + STOP_GRACE, "{:?}", told.elapsed());
+    assert!(told.elapsed() < Duration::from_secs(3), "{:?}", told.elapsed());
+}
+
+#[tokio::test]
+async fn a_stream_tells_each_extension_of_the_deadline_and_a_watcher_claims_nothing() {
+    let pod = pod();
+    let mut watched = pod.stream("/v1/watch").await;
+    let (_, idle) = watched.next().await;
+    assert_eq!(idle["leader"], false);
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(pod.get("/v1/status").await.body["candidate"], false);
+
+    let mut events = pod.stream("/v1/lead").await;
+    let deadline = |data: &Value| data["deadlineBoottimeNs"].as_str().unwrap().parse::<u128>().unwrap();
+    let mut last = deadline(&events.until(true).await);
+    assert_eq!(watched.until(true).await["leader"], true);
+    for _ in 0..8 {
+        let (_, data) = events.next().await;
+        assert!(
+            clock::now().boottime.as_nanos() < last,
+            "the next event comes before the deadline of the last"
+        );
+        assert!(deadline(&data) > last);
+        last = deadline(&data);
+    }
+}
+
+#[tokio::test]
+async fn streams_tell_of_the_announced_end_and_of_the_lost_lead_at_once() {
+    let pod = pod();
+    let mut events = pod.stream("/v1/lead").await;
+    events.until(true).await;
+    pod.sidecar.pre_stop();
+    loop {
+        let (_, data) = events.next().await;
+        assert_eq!(data["leader"], true, "the leader goes on leading until SIGTERM");
+        if data["terminating"] == true {
+            break;
+        }
+    }
+    pod.sidecar.signalled("SIGTERM");
+    let data = timeout(Duration::from_millis(500), events.until(false)).await.unwrap();
+    assert_eq!(data["reason"], "Terminating");
+}
+
+#[tokio::test]
+async fn a_lead_that_somebody_else_took_is_told_at_once() {
+    let pod = pod();
+    let mut events = pod.stream("/v1/lead").await;
+    events.until(true).await;
+    pod.store.delete();
+    let data = timeout(Duration::from_millis(500), events.until(false)).await.unwrap();
+    assert_eq!(data["reason"], "RecordUnknown");
+}
+
+#[tokio::test]
+async fn streams_are_counted_and_the_next_one_gets_the_place_of_a_closed_one() {
+    let pod = pod();
+    let mut open: Vec<Events> =
+        futures::stream::iter(0..64).then(|_| pod.stream("/v1/watch")).collect().await;
+    for path in ["/v1/watch", "/v1/lead"] {
+        let answer = pod.get(path).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.body["reason"], "TooManyStreams");
+    }
+    assert_eq!(pod.get("/v1/status").await.body["candidate"], false);
+    open.pop();
+    assert_eq!(pod.stream("/v1/lead").await.until(true).await["leader"], true);
+}
