@@ -5,20 +5,19 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod cluster;
 mod support;
 
 use conch_crds::CoordinationPolicy;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
-    Api, Client, Config, CustomResourceExt, Error,
+    Api, CustomResourceExt, Error,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
     core::gvk::GroupVersionKind,
 };
 use serde_json::{Value, json};
-use std::{env, io::Write, time::Duration};
+use std::time::Duration;
 
-const KUBECONFIG: &str = "CONCH_TEST_KUBECONFIG";
 const MANAGER: &str = "conch-test";
 
 struct ApiServer {
@@ -30,15 +29,7 @@ struct ApiServer {
 impl ApiServer {
     /// With the CRD installed under a group for this test; `None` where no cluster was given.
     async fn new(test: &str) -> Option<Self> {
-        let Some(path) = env::var_os(KUBECONFIG) else {
-            // Not by println, which is shown of failed tests only.
-            let line = format!("SKIPPED {test}: {KUBECONFIG} names no cluster\n");
-            std::io::stdout().write_all(line.as_bytes()).unwrap();
-            return None;
-        };
-        let kubeconfig = Kubeconfig::read_from(path).unwrap();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        let client = Client::try_from(config).unwrap();
+        let client = cluster::client(test).await?;
         let group = format!("{}.test.conch.rs", test.replace('_', "-"));
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(&group, "v1alpha1", "CoordinationPolicy"));
         let policies = Api::namespaced_with(client.clone(), "default", &kind);
