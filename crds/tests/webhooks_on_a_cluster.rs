@@ -67,7 +67,7 @@ impl Cluster {
         let apply = PatchParams::apply("conch-test").force();
         self.configurations().patch(CONFIGURATION, &apply, &Patch::Apply(configuration)).await.unwrap();
         for _ in 0..100 {
-            if self.reached(NAMESPACE, pod(json!({ names::INJECTION: "Required" }))).await.is_some() {
+            if self.reached(NAMESPACE, pod(&json!({ names::INJECTION: "Required" }))).await.is_some() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -111,7 +111,7 @@ fn webhook_of(result: Result<DynamicObject, Error>) -> Option<String> {
     }
 }
 
-fn pod(labels: Value) -> Value {
+fn pod(labels: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": "pod", "labels": labels },
@@ -119,7 +119,7 @@ fn pod(labels: Value) -> Value {
     })
 }
 
-fn workload(kind: &str, annotations: Value, template: Value) -> Value {
+fn workload(kind: &str, annotations: &Value, template: &Value) -> Value {
     let mut workload = json!({
         "apiVersion": "apps/v1", "kind": kind,
         "metadata": { "name": "workload", "annotations": annotations },
@@ -147,7 +147,7 @@ async fn requests_reach_the_webhooks_that_they_concern_and_no_other() {
     cluster.make_namespace(DISABLED, json!({ names::INJECTION: "disabled" })).await;
     let stored = [("plain", json!({})), ("annotated", json!({ names::POLICY: "default" }))];
     for (name, annotations) in stored {
-        let mut stored = workload("Deployment", annotations, json!({}));
+        let mut stored = workload("Deployment", &annotations, &json!({}));
         stored["metadata"]["name"] = json!(name);
         stored["spec"]["replicas"] = json!(0);
         let apply = PatchParams::apply("conch-test");
@@ -157,25 +157,25 @@ async fn requests_reach_the_webhooks_that_they_concern_and_no_other() {
 
     let policy = || json!({ names::POLICY: "default" });
     let creations = [
-        (pod(json!({})), None),
-        (pod(json!({ names::INJECTION: "disabled" })), None),
-        (pod(json!({ names::INJECTION: "Required" })), Some("inject-required.conch.rs")),
+        (pod(&json!({})), None),
+        (pod(&json!({ names::INJECTION: "disabled" })), None),
+        (pod(&json!({ names::INJECTION: "Required" })), Some("inject-required.conch.rs")),
         (
-            pod(json!({ names::POLICY: "default", names::INJECTION: "Required" })),
+            pod(&json!({ names::POLICY: "default", names::INJECTION: "Required" })),
             Some("inject-required.conch.rs"),
         ),
         (
-            pod(json!({ names::POLICY: "default", names::INJECTION: "Optional" })),
+            pod(&json!({ names::POLICY: "default", names::INJECTION: "Optional" })),
             Some("inject-optional.conch.rs"),
         ),
-        (pod(policy()), Some("inject-optional.conch.rs")),
-        (workload("Deployment", json!({}), json!({})), None),
-        (workload("Deployment", json!({ names::ELECTION: "e" }), json!({})), None),
-        (workload("Deployment", policy(), json!({})), Some("stamp.conch.rs")),
-        (workload("StatefulSet", policy(), json!({})), Some("stamp.conch.rs")),
-        (workload("DaemonSet", policy(), json!({})), Some("stamp.conch.rs")),
-        (workload("Deployment", json!({}), json!({ "labels": policy() })), Some("stamp.conch.rs")),
-        (workload("Deployment", json!({}), json!({ "annotations": policy() })), Some("stamp.conch.rs")),
+        (pod(&policy()), Some("inject-optional.conch.rs")),
+        (workload("Deployment", &json!({}), &json!({})), None),
+        (workload("Deployment", &json!({ names::ELECTION: "e" }), &json!({})), None),
+        (workload("Deployment", &policy(), &json!({})), Some("stamp.conch.rs")),
+        (workload("StatefulSet", &policy(), &json!({})), Some("stamp.conch.rs")),
+        (workload("DaemonSet", &policy(), &json!({})), Some("stamp.conch.rs")),
+        (workload("Deployment", &json!({}), &json!({ "labels": policy() })), Some("stamp.conch.rs")),
+        (workload("Deployment", &json!({}), &json!({ "annotations": policy() })), Some("stamp.conch.rs")),
     ];
     for (object, expected) in creations {
         assert_eq!(cluster.reached(NAMESPACE, object.clone()).await.as_deref(), expected, "{object}");
