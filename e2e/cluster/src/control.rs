@@ -155,8 +155,7 @@ impl Supervisor {
     fn kill_component(&self, name: &str) -> Result<()> {
         self.keeper.kill(name)?;
         if name == API_SERVER {
-            // It may be closed already.
-            let _ = forward::close(&self.loopback);
+            forward::close(&self.loopback).doing(|| "cannot close the loopback port".to_owned())?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-use rustix::net::{Shutdown as Ends, listen, shutdown};
+use rustix::net::{Shutdown as Ends, listen, shutdown, sockopt};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -28,9 +28,13 @@ pub(crate) fn bind(wanted: Option<u16>) -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Lets the socket refuse connections; it keeps its port.
+/// Lets the socket refuse connections, if it does not yet; it keeps its port.
 pub(crate) fn close(listener: &TcpListener) -> io::Result<()> {
-    Ok(shutdown(listener, Ends::Read)?)
+    // Shut down twice, it would hand on its shut end to all later connections.
+    if sockopt::socket_acceptconn(listener)? {
+        shutdown(listener, Ends::Read)?;
+    }
+    Ok(())
 }
 
 /// Lets the socket listen again.
@@ -95,10 +99,13 @@ mod tests {
         TcpStream::connect(address).unwrap();
         server.accept().unwrap();
         close(&outside).unwrap();
+        close(&outside).unwrap();
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         open(&outside).unwrap();
-        TcpStream::connect(address).unwrap();
-        server.accept().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        let (mut inner, _) = server.accept().unwrap();
+        client.write_all(b"x").unwrap();
+        inner.read_exact(&mut [0]).unwrap();
     }
 
     #[test]

@@ -1,0 +1,309 @@
+//! A real cluster from its start to its end, with every fault, on this machine.
+//!
+//! Runs as root only, and not where `CONCH_KUBECONFIG` names another cluster; what is skipped is named.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests count as other code.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use conch_cluster::{Cluster, Component, Options};
+use serde_json::Value;
+
+/// A program that does nothing, in an image that every node has.
+const PODS: &str = r#"{"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "idle"}, "spec": {
+    "selector": {"matchLabels": {"app": "idle"}},
+    "template": {"metadata": {"labels": {"app": "idle"}}, "spec": {
+        "terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "idle", "image": "conch.local/pause:1", "imagePullPolicy": "Never"}]}}}}"#;
+
+/// Ends its cluster whatever happens to the test.
+struct Ended(String);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Err(error) = Cluster::down(&self.0) {
+            say(&format!("{}: {error}", self.0));
+        }
+    }
+}
+
+/// Prints past the test runner, which keeps what a passing test prints to itself.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "lifecycle: {text}");
+}
+
+fn skip(test: &str) -> bool {
+    let reason = if std::env::var_os("CONCH_KUBECONFIG").is_some() {
+        "CONCH_KUBECONFIG names a cluster that has no fault verbs"
+    } else if !rustix::process::geteuid().is_root() {
+        "a cluster needs root"
+    } else {
+        return false;
+    };
+    say(&format!("SKIPPED {test}: {reason}"));
+    true
+}
+
+fn name(suffix: &str) -> String {
+    format!("t-{}-{suffix}", std::process::id())
+}
+
+fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(cluster.tools_directory().join("kubectl"))
+        .arg("--kubeconfig")
+        .arg(cluster.kubeconfig())
+        .arg("--request-timeout=3s")
+        .args(arguments)
+        .env("KUBECACHEDIR", cluster.cache_directory())
+        .output()
+        .unwrap();
+    if output.status.success() {
+        Ok(String::from_utf8(output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+fn eventually(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !done() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Whether the API server reaches a node's kubelet.
+fn reaches(cluster: &Cluster, node: usize) -> bool {
+    kubectl(cluster, &["get", "--raw", &format!("/api/v1/nodes/node-{node}/proxy/healthz")]).is_ok()
+}
+
+fn api_answers(cluster: &Cluster) -> bool {
+    kubectl(cluster, &["get", "--raw", "/api/v1/namespaces/default"]).is_ok()
+}
+
+/// The UID of the idle pod on a node.
+fn pod_uid(cluster: &Cluster, node: usize) -> Option<String> {
+    let text = kubectl(cluster, &["get", "pods", "--selector=app=idle", "--output=json"]).ok()?;
+    let list: Value = serde_json::from_str(&text).unwrap();
+    let on_node = |pod: &&Value| pod["spec"]["nodeName"] == format!("node-{node}");
+    Some(list["items"].as_array()?.iter().find(on_node)?["metadata"]["uid"].as_str()?.to_owned())
+}
+
+fn processes(cluster: &Cluster, node: usize) -> Vec<u32> {
+    pod_uid(cluster, node).map(|uid| cluster.container_processes(node, &uid, "idle")).unwrap_or_default()
+}
+
+fn start_pods(cluster: &Cluster) {
+    let file = cluster.cache_directory().with_file_name("idle.json");
+    fs::write(&file, PODS).unwrap();
+    kubectl(cluster, &["apply", "--filename", file.to_str().unwrap()]).unwrap();
+    eventually("a process of the pod on each node", || {
+        (1..=2).all(|node| !processes(cluster, node).is_empty())
+    });
+}
+
+#[test]
+fn a_cluster_lives_breaks_and_leaves_nothing() {
+    if skip("a_cluster_lives_breaks_and_leaves_nothing") {
+        return;
+    }
+    let before = interfaces();
+    let options = Options { name: name("a"), nodes: 2 };
+    let guard = Ended(options.name.clone());
+    let begun = Instant::now();
+    let cluster = Cluster::up(&options).unwrap();
+    say(&format!("up in {:.1} s", begun.elapsed().as_secs_f64()));
+    assert_eq!(cluster.node_names(), ["node-1", "node-2"]);
+    let begun = Instant::now();
+    Cluster::up(&options).unwrap();
+    let again = begun.elapsed();
+    say(&format!("second up in {:.1} s", again.as_secs_f64()));
+    assert!(again < Duration::from_secs(5), "the second up took {again:?}");
+
+    names_resolve(&cluster);
+    start_pods(&cluster);
+    images_are_loaded(&cluster);
+    a_cut_node_is_unreachable_until_healed(&cluster);
+    a_frozen_node_stands_still_until_thawed(&cluster);
+    a_killed_node_comes_back(&cluster);
+    the_control_plane_stops_and_dies(&cluster);
+    let second = another_lives_beside_it(&cluster);
+    it_comes_up_after_an_unclean_end(&cluster, &options);
+
+    let directory = cluster.kubeconfig().parent().unwrap().to_owned();
+    let begun = Instant::now();
+    drop(guard);
+    say(&format!("down in {:.1} s", begun.elapsed().as_secs_f64()));
+    for gone in [&directory, &second] {
+        nothing_is_left_of(gone);
+    }
+    assert_eq!(interfaces(), before);
+}
+
+/// Asks the cluster's DNS over TCP through a forwarded port, which proves port-forward as well.
+fn names_resolve(cluster: &Cluster) {
+    let mut forward = Command::new(cluster.tools_directory().join("kubectl"))
+        .arg("--kubeconfig")
+        .arg(cluster.kubeconfig())
+        .args(["--namespace=kube-system", "port-forward", "service/kube-dns", ":53"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 128];
+    let length = forward.stdout.as_mut().unwrap().read(&mut line).unwrap();
+    let line = String::from_utf8_lossy(&line[..length]).into_owned();
+    // "Forwarding from 127.0.0.1:40001 -> 53"
+    let port: u16 = line.split("127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let ask = |name: &str| -> Option<[u8; 4]> {
+        let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            question.push(u8::try_from(label.len()).unwrap());
+            question.extend(label.as_bytes());
+        }
+        question.extend([0, 0, 1, 0, 1]);
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(&u16::try_from(question.len()).unwrap().to_be_bytes()).unwrap();
+        stream.write_all(&question).unwrap();
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut answer).unwrap();
+        // With one answer and nothing behind it, the address ends the message.
+        (answer[7] == 1).then(|| answer[answer.len() - 4..].try_into().unwrap())
+    };
+    assert_eq!(ask("kubernetes.default.svc.cluster.local"), Some([10, 96, 0, 1]));
+    assert_eq!(ask("no.such.name"), None);
+    forward.kill().unwrap();
+    forward.wait().unwrap();
+}
+
+fn images_are_loaded(cluster: &Cluster) {
+    let images = cluster.kubeconfig().with_file_name("images");
+    let copy = tempfile::tempdir().unwrap();
+    let archive = copy.path().join("copy.tar");
+    fs::copy(images.join("pause.tar"), &archive).unwrap();
+    cluster.load_image(&archive).unwrap();
+    assert!(images.join("copy.tar").exists(), "not kept for nodes that are restarted");
+}
+
+fn a_cut_node_is_unreachable_until_healed(cluster: &Cluster) {
+    assert!(reaches(cluster, 1));
+    cluster.cut_node(1).unwrap();
+    assert!(!reaches(cluster, 1), "a cut node was reached");
+    assert!(reaches(cluster, 2), "the other node is cut as well");
+    cluster.heal_node(1).unwrap();
+    eventually("a healed node is reached", || reaches(cluster, 1));
+    assert!(cluster.cut_node(3).unwrap_err().to_string().contains("no node 3"));
+}
+
+fn a_frozen_node_stands_still_until_thawed(cluster: &Cluster) {
+    let pod = processes(cluster, 2)[0];
+    cluster.freeze_node(2).unwrap();
+    assert!(!reaches(cluster, 2), "a frozen node answered");
+    assert_eq!(processes(cluster, 2), [pod], "a frozen pod's process is not found");
+    // A frozen process does not even die.
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pod).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    assert!(Path::new(&format!("/proc/{pod}")).exists(), "a frozen pod's process went on");
+    cluster.thaw_node(2).unwrap();
+    eventually("a thawed pod goes on", || !Path::new(&format!("/proc/{pod}")).exists());
+    eventually("a thawed node is reached", || reaches(cluster, 2));
+}
+
+fn a_killed_node_comes_back(cluster: &Cluster) {
+    let before = processes(cluster, 1);
+    cluster.freeze_node(1).unwrap();
+    cluster.kill_node(1).unwrap();
+    assert!(before.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()), "a pod outlived its node");
+    assert!(!reaches(cluster, 1), "a dead node answered");
+    let begun = Instant::now();
+    cluster.restart_node(1).unwrap();
+    say(&format!("node Ready {:.1} s after its start", begun.elapsed().as_secs_f64()));
+    eventually("the pod of a restarted node runs", || {
+        let now = processes(cluster, 1);
+        !now.is_empty() && now.iter().all(|pid| !before.contains(pid))
+    });
+    assert!(reaches(cluster, 1));
+}
+
+fn the_control_plane_stops_and_dies(cluster: &Cluster) {
+    for component in [Component::Etcd, Component::ApiServer] {
+        cluster.stop_component(component).unwrap();
+        assert!(!api_answers(cluster), "{component:?} is stopped");
+        cluster.continue_component(component).unwrap();
+        eventually("the API server answers after a stop", || api_answers(cluster));
+        cluster.kill_component(component).unwrap();
+        assert!(!api_answers(cluster), "{component:?} is dead");
+        thread::sleep(Duration::from_secs(2));
+        assert!(cluster.stop_component(component).is_err(), "{component:?} came back by itself");
+        cluster.restart_component(component).unwrap();
+        eventually("the API server answers after a restart", || api_answers(cluster));
+    }
+}
+
+/// Gives the directory of the second cluster.
+fn another_lives_beside_it(cluster: &Cluster) -> PathBuf {
+    let other = Options { name: name("b"), nodes: 1 };
+    let _guard = Ended(other.name.clone());
+    let second = Cluster::up(&other).unwrap();
+    assert!(api_answers(&second) && api_answers(cluster));
+    second.kill_component(Component::ApiServer).unwrap();
+    assert!(api_answers(cluster), "a fault of one cluster reached another");
+    second.kubeconfig().parent().unwrap().to_owned()
+}
+
+fn it_comes_up_after_an_unclean_end(cluster: &Cluster, options: &Options) {
+    // A kubeconfig that somebody copied names the port only.
+    let server = |cluster: &Cluster| {
+        let text = fs::read_to_string(cluster.kubeconfig()).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["clusters"][0]["cluster"]["server"].clone()
+    };
+    let before = server(cluster);
+    cluster.freeze_node(2).unwrap();
+    let holder = fs::read_to_string(cluster.kubeconfig().with_file_name("holder.json")).unwrap();
+    let pid = serde_json::from_str::<Value>(&holder).unwrap()["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    eventually("a cluster whose holder was killed is not up", || Cluster::open(&options.name).is_err());
+    let again = Cluster::up(options).unwrap();
+    assert_eq!(server(&again), before, "the port changed");
+    assert!(reaches(&again, 1) && reaches(&again, 2));
+}
+
+fn interfaces() -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir("/sys/class/net")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// No process, mount, control group or file of a cluster.
+fn nothing_is_left_of(directory: &Path) {
+    let text = directory.to_str().unwrap();
+    assert!(!directory.exists(), "{text} is left");
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&command).contains(text), "{} is left", entry.path().display());
+        let mounts = fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
+        assert!(!mounts.contains(text), "a mount is left in {}", entry.path().display());
+    }
+    let group = format!("conch-{}-", directory.file_name().unwrap().to_str().unwrap());
+    let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(&next).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir())
+        {
+            let name = entry.file_name().into_string().unwrap();
+            assert!(!name.starts_with(&group), "{} is left", entry.path().display());
+            open.push(entry.path());
+        }
+    }
+}
