@@ -17,8 +17,13 @@ pub(crate) struct Manifest {
     pub(crate) content: String,
 }
 
-/// Every generated file.
-pub(crate) fn all() -> Result<Vec<Manifest>, Box<dyn Error>> {
+/// The chart's directory.
+pub(crate) fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/conch")
+}
+
+/// Every generated file that holds a `CustomResourceDefinition`.
+pub(crate) fn crds() -> Result<Vec<Manifest>, Box<dyn Error>> {
     [CoordinationPolicy::crd(), Election::crd()].iter().map(manifest).collect()
 }
 
@@ -29,8 +34,7 @@ fn manifest(crd: &CustomResourceDefinition) -> Result<Manifest, Box<dyn Error>> 
     unwrap_descriptions(&mut value);
     let yaml = serde_saphyr::to_string(&value)?;
     let content = format!("# Generated from crds/src by: cargo run -p conch-crds --example crdgen\n{yaml}");
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/conch/files/crds");
-    Ok(Manifest { path: directory.join(format!("{name}.yaml")), content })
+    Ok(Manifest { path: chart().join(format!("files/crds/{name}.yaml")), content })
 }
 
 /// `kubectl explain` breaks lines itself, and keeps those of the source.
