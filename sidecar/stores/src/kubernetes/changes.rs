@@ -1,7 +1,7 @@
 //! The stream of changes of a Lease: one GET, then a watch that is opened again whenever it ends. In steady state
 //! nothing is ever polled.
 
-use super::{Shared, connection::Rejection};
+use super::{Operation, Shared, connection::Rejection};
 use conch_election::{Failure, FailureKind, Stored};
 use futures::{
     StreamExt,
@@ -9,7 +9,7 @@ use futures::{
 };
 use kube::api::{DynamicObject, WatchEvent, WatchParams};
 use std::{mem, sync::Arc, time::Duration};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, trace, warn};
 
 /// The API server ends a watch after this many seconds.
@@ -17,6 +17,8 @@ const WATCH_SECONDS: u32 = 290;
 /// The API server sends a bookmark each minute: a watch that is silent for longer than this is dead, even where
 /// something on the way keeps its connection alive.
 const SILENCE_MAX: Duration = Duration::from_secs(95);
+/// A watch must tell what an answer to a request told so long ago, or it is dead: that finds a silent one early.
+const LAG_MAX: Duration = Duration::from_secs(5);
 /// A GET, or the beginning of a watch, that takes longer is given up.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// First and longest delay before the API server is asked again; each is spread over its upper half.
@@ -28,13 +30,21 @@ const POLL_INTERVAL: Duration = Duration::from_secs(3);
 const POLLS: u32 = 20;
 
 pub(super) fn stream(shared: Arc<Shared>) -> BoxStream<'static, Result<Option<Stored>, Failure>> {
-    let changes = Changes { shared, delay: Delay::default(), watch_is_forbidden: false, state: State::Read };
+    let changes = Changes {
+        shared,
+        delay: Delay::default(),
+        behind_since: None,
+        watch_is_forbidden: false,
+        state: State::Read,
+    };
     stream::unfold(changes, |mut changes| async move { Some((changes.next().await, changes)) }).boxed()
 }
 
 struct Changes {
     shared: Arc<Shared>,
     delay: Delay,
+    /// Since when answers know more than the watch told.
+    behind_since: Option<Instant>,
     /// Logged once, until watching is allowed again.
     watch_is_forbidden: bool,
     state: State,
@@ -86,7 +96,7 @@ impl Changes {
             Ok(Ok(object)) => object,
             Ok(Err(rejection)) => {
                 self.delay.lengthen();
-                return Err(self.shared.failure("read", &rejection));
+                return Err(self.shared.failure(Operation::Read, &rejection));
             }
             Err(_) => {
                 self.delay.lengthen();
@@ -104,6 +114,7 @@ impl Changes {
     async fn connect(&mut self, from: String) -> Result<Outcome, Failure> {
         match timeout(ANSWER_MAX, open(&self.shared, &from)).await {
             Ok(Ok(events)) => {
+                self.shared.succeeded(Operation::Watch);
                 self.watch_is_forbidden = false;
                 self.state = State::Follow { from, events };
                 Ok(Outcome::Nothing)
@@ -123,7 +134,7 @@ impl Changes {
             Ok(Err(rejection)) => {
                 self.delay.lengthen();
                 self.shared.connection.renew();
-                Err(self.shared.failure("watch", &rejection))
+                Err(self.shared.failure(Operation::Watch, &rejection))
             }
             Err(_) => {
                 self.delay.lengthen();
@@ -135,27 +146,51 @@ impl Changes {
 
     /// Takes one event. The end of a watch is no failure, however it comes: the next one goes on where it stopped.
     async fn follow(&mut self, from: String, mut events: Events) -> Outcome {
-        let lease = &self.shared.lease;
-        match timeout(SILENCE_MAX, events.next()).await {
-            Ok(Some(Ok(WatchEvent::Error(status)))) => {
+        let shared = Arc::clone(&self.shared);
+        let lease = &shared.lease;
+        let next_answer = shared.seen.next_answer();
+        let event = tokio::select! {
+            biased;
+            event = events.next() => event,
+            () = sleep(self.patience(&from)) => {
+                debug!(%lease, "a watch fell silent");
+                None
+            }
+            () = next_answer => {
+                self.state = State::Follow { from, events };
+                return Outcome::Nothing;
+            }
+        };
+        match event {
+            Some(Ok(WatchEvent::Error(status))) => {
                 debug!(%lease, detail = %status.message, "the API server cannot go on with a watch");
                 self.delay.lengthen();
                 Outcome::Nothing
             }
-            Ok(Some(Ok(event))) => {
+            Some(Ok(event)) => {
                 self.delay = Delay::default();
                 let (from, outcome) = self.take(event, from);
                 self.state = State::Follow { from, events };
                 outcome
             }
-            ended => {
-                let broken = matches!(ended, Ok(Some(Err(_))));
-                debug!(%lease, broken, silent = ended.is_err(), "a watch ended");
+            None | Some(Err(_)) => {
+                debug!(%lease, broken = event.is_some(), "a watch ended");
+                self.behind_since = None;
                 self.delay.lengthen();
                 self.delay.wait().await;
                 self.state = State::Connect { from };
                 Outcome::Nothing
             }
+        }
+    }
+
+    /// How long the watch may be silent from now on.
+    fn patience(&mut self, from: &str) -> Duration {
+        if self.shared.seen.is_ahead_of(from) {
+            LAG_MAX.saturating_sub(self.behind_since.get_or_insert_with(Instant::now).elapsed())
+        } else {
+            self.behind_since = None;
+            SILENCE_MAX
         }
     }
 

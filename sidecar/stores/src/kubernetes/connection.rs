@@ -5,7 +5,7 @@
 //! silent watch; and after a request that was given up, broke or was not authenticated, the next one goes over a new
 //! client: new connection, token and certificate authority read again.
 
-use conch_election::{Failure, FailureKind};
+use conch_election::{Failure, FailureKind, LEASE_MAX};
 use http::{HeaderMap, Request, Response, StatusCode, header::RETRY_AFTER};
 use hyper_util::{
     client::legacy::{Client as HyperClient, connect::HttpConnector},
@@ -118,9 +118,8 @@ impl Rejection {
         // Priority and fairness answers with the header and plain text, other parts of the server with details.
         let header = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let detail = details.as_ref().and_then(|status| Some(status.details.as_ref()?.retry_after_seconds));
-        let retry_after =
-            header.or(detail.map(u64::from)).filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        Self::Status { status, details, retry_after }
+        let seconds = header.or(detail.map(u64::from)).unwrap_or_default();
+        Self::Status { status, details, retry_after: retry_after(seconds) }
     }
 
     /// Does the API server itself say that the object does not exist? A 404 of a proxy, or for an API that is not served,
@@ -179,14 +178,18 @@ impl From<kube::Error> for Rejection {
             kube::Error::Api(details) => match StatusCode::from_u16(details.code) {
                 Ok(status) => {
                     let seconds = details.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-                    let retry_after = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
-                    Self::Status { status, details: Some(details), retry_after }
+                    Self::Status { status, details: Some(details), retry_after: retry_after(seconds.into()) }
                 }
                 Err(_) => Self::Broken(Box::new(kube::Error::Api(details))),
             },
             error => Self::Broken(Box::new(error)),
         }
     }
+}
+
+/// Zero asks for nothing, and nobody is left alone for longer than any lease.
+fn retry_after(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(LEASE_MAX))
 }
 
 fn kind(status: StatusCode) -> FailureKind {
@@ -227,4 +230,79 @@ fn build(config: &Config) -> Result<Client, kube::Error> {
         .map_err(BoxError::from)
         .service(HyperClient::builder(TokioExecutor::new()).build(connector));
     Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejection(status: u16, retry_after: Option<&str>, body: &str) -> Rejection {
+        let headers = retry_after.map(|value| (RETRY_AFTER, value.parse().unwrap()));
+        Rejection::of(StatusCode::from_u16(status).unwrap(), &headers.into_iter().collect(), body.as_bytes())
+    }
+
+    #[test]
+    fn each_status_is_told_as_what_people_do_about_it() {
+        for (status, kind) in [
+            (400, FailureKind::Invalid),
+            (401, FailureKind::Denied),
+            (403, FailureKind::Denied),
+            (404, FailureKind::Unavailable),
+            (405, FailureKind::Invalid),
+            (408, FailureKind::Timeout),
+            (413, FailureKind::Invalid),
+            (422, FailureKind::Invalid),
+            (429, FailureKind::Unavailable),
+            (302, FailureKind::Invalid),
+            (500, FailureKind::Unavailable),
+            (502, FailureKind::Unavailable),
+            (503, FailureKind::Unavailable),
+            (504, FailureKind::Timeout),
+        ] {
+            assert_eq!(
+                rejection(status, None, "").failure(),
+                Failure { kind, retry_after: None },
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_server_may_ask_to_be_left_alone_in_two_ways() {
+        const DETAILS: &str = r#"{"kind":"Status","code":429,"details":{"retryAfterSeconds":7}}"#;
+        for (header, body, seconds) in [
+            (Some("3"), "Too many requests, please try again later.\n", Some(3)),
+            (None, DETAILS, Some(7)),
+            (Some("3"), DETAILS, Some(3)),
+            (Some("Wed, 21 Oct 2026 07:28:00 GMT"), DETAILS, Some(7)),
+            (Some("0"), "", None),
+            (Some("-1"), "", None),
+            (Some("18446744073709551615"), "", Some(3_600)),
+            (None, "{", None),
+        ] {
+            let expected = seconds.map(Duration::from_secs);
+            assert_eq!(rejection(429, header, body).failure().retry_after, expected, "{header:?} {body}");
+        }
+    }
+
+    #[test]
+    fn only_the_api_server_can_say_that_there_is_no_lease() {
+        const NOT_FOUND: &str = r#"{"kind":"Status","status":"Failure","reason":"NotFound","code":404,
+            "message":"leases.coordination.k8s.io \"x\" not found","details":{"name":"x","kind":"leases"}}"#;
+        assert!(rejection(404, None, NOT_FOUND).is_not_found());
+        assert!(!rejection(404, None, "404 page not found\n").is_not_found());
+        assert!(!rejection(404, None, "<html>").is_not_found());
+        assert!(!rejection(404, None, "{}").is_not_found());
+        assert!(!rejection(503, None, NOT_FOUND).is_not_found());
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_invalid_and_a_broken_one_is_not() {
+        let unreadable = serde_json::from_str::<u8>("x").unwrap_err();
+        assert_eq!(Rejection::from(kube::Error::SerdeError(unreadable)).failure().kind, FailureKind::Invalid);
+        let broken = kube::Error::Service("reset".into());
+        assert_eq!(Rejection::from(broken).failure().kind, FailureKind::Unavailable);
+        let gone = Status::failure("too old", "Expired").with_code(410);
+        assert!(Rejection::from(kube::Error::Api(gone.boxed())).is_gone());
+    }
 }

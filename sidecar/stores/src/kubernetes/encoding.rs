@@ -86,7 +86,10 @@ pub(super) fn incarnation(object: &DynamicObject) -> Incarnation {
 /// The resourceVersion as a number, if it is a decimal number without a leading zero (Kubernetes guarantees that from
 /// 1.35 on, and etcd gives nothing else before).
 pub(super) fn fence(object: &DynamicObject) -> Option<Fence> {
-    let text = object.metadata.resource_version.as_deref()?;
+    parse_fence(object.metadata.resource_version.as_deref()?)
+}
+
+pub(super) fn parse_fence(text: &str) -> Option<Fence> {
     let canonical = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
     if canonical { text.parse().ok().map(Fence) } else { None }
 }

@@ -28,9 +28,12 @@ use kube::{
     core::Request,
 };
 use seen::Seen;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// The Lease of one election.
 ///
@@ -47,8 +50,15 @@ struct Shared {
     namespace: String,
     lease: String,
     field_manager: &'static str,
-    /// The failure that was logged last, until a request succeeds.
-    logged: Mutex<Option<FailureKind>>,
+    /// What failed last time, and how: logged already.
+    failing: Mutex<BTreeMap<Operation, FailureKind>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Operation {
+    Read,
+    Write,
+    Watch,
 }
 
 /// Why a pod has no way to its API server.
@@ -77,7 +87,7 @@ impl KubernetesStore {
             namespace: namespace.into(),
             lease: lease.into(),
             field_manager,
-            logged: Mutex::default(),
+            failing: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -114,7 +124,7 @@ impl Store for KubernetesStore {
         let before = self.shared.seen.before();
         match self.shared.get().await {
             Ok(object) => Ok(self.shared.seen.answered(before, object).stored),
-            Err(rejection) => Err(self.shared.failure("read", &rejection)),
+            Err(rejection) => Err(self.shared.failure(Operation::Read, &rejection)),
         }
     }
 
@@ -153,9 +163,9 @@ impl Shared {
     async fn get(&self) -> Result<Option<DynamicObject>, Rejection> {
         let request = self.requests().get(&self.lease, &GetParams::default()).map_err(request_error)?;
         match self.connection.exchange(request).await {
-            Ok(body) => Ok(Some(self.parse(&body)?)),
+            Ok(body) => Ok(Some(self.parse(Operation::Read, &body)?)),
             Err(rejection) if rejection.is_not_found() => {
-                self.succeeded();
+                self.succeeded(Operation::Read);
                 Ok(None)
             }
             Err(rejection) => Err(rejection),
@@ -189,42 +199,48 @@ impl Shared {
         let parameters =
             PostParams { field_manager: Some(self.field_manager.to_owned()), ..PostParams::default() };
         let request = self.requests().replace(&self.lease, &parameters, body).map_err(request_error)?;
-        self.parse(&self.connection.exchange(request).await?)
+        self.parse(Operation::Write, &self.connection.exchange(request).await?)
     }
 
     fn requests(&self) -> Request {
         Request::new(Lease::url_path(&(), Some(&self.namespace)))
     }
 
-    fn parse(&self, body: &[u8]) -> Result<DynamicObject, Rejection> {
+    fn parse(&self, operation: Operation, body: &[u8]) -> Result<DynamicObject, Rejection> {
         let object = serde_json::from_slice(body).map_err(kube::Error::SerdeError)?;
-        self.succeeded();
+        self.succeeded(operation);
         Ok(object)
     }
 
-    fn succeeded(&self) {
-        self.logged.lock().unwrap_or_else(PoisonError::into_inner).take();
+    fn succeeded(&self, operation: Operation) {
+        if self.failing().remove(&operation).is_some() {
+            let (namespace, lease) = (&self.namespace, &self.lease);
+            info!(%namespace, %lease, ?operation, "requests to the API server succeed again");
+        }
+    }
+
+    fn failing(&self) -> MutexGuard<'_, BTreeMap<Operation, FailureKind>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_error(&self, rejection: &Rejection) -> WriteError {
         // 404: deleted, or its namespace is; reading back tells.
         if rejection.is_conflict() || rejection.is_not_found() {
-            debug!(detail = %rejection.message(), "the Lease is at another version");
+            self.succeeded(Operation::Write);
             return WriteError::Conflict;
         }
-        WriteError::Failed(self.failure("write", rejection))
+        WriteError::Failed(self.failure(Operation::Write, rejection))
     }
 
     /// Logs the first failure of a kind, and the others for those who look for them.
-    fn failure(&self, operation: &'static str, rejection: &Rejection) -> Failure {
+    fn failure(&self, operation: Operation, rejection: &Rejection) -> Failure {
         let failure = rejection.failure();
-        let (namespace, lease) = (&self.namespace, &self.lease);
+        let (namespace, lease, kind) = (&self.namespace, &self.lease, failure.kind);
         let detail = rejection.message();
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.replace(failure.kind) == Some(failure.kind) {
-            debug!(%namespace, %lease, operation, kind = ?failure.kind, %detail, "a request to the API server failed again");
+        if self.failing().insert(operation, kind) == Some(kind) {
+            debug!(%namespace, %lease, ?operation, ?kind, %detail, "a request to the API server failed again");
         } else {
-            warn!(%namespace, %lease, operation, kind = ?failure.kind, %detail, "a request to the API server failed");
+            warn!(%namespace, %lease, ?operation, ?kind, %detail, "a request to the API server failed");
         }
         failure
     }

@@ -3,16 +3,17 @@
 use crate::{
     common::{
         conformance::Subject,
-        samples::{held, next, read, until},
+        samples::{held, holds, next, read, until},
     },
-    lease::RealLease,
+    lease::{NAMESPACE, RealLease},
     proxy::Break,
 };
 use conch_crds::PodDeletion;
 use conch_election::{Claim, Content, FailureKind, Record, WriteError};
 use conch_stores::Store;
 use futures::StreamExt;
-use kube::config::AuthInfo;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::{Api, config::AuthInfo};
 use serde_json::json;
 use std::{
     fmt::Write,
@@ -124,7 +125,10 @@ pub(crate) async fn what_the_operator_writes_of_a_deleted_pod_is_known_at_once(l
 }
 
 pub(crate) async fn a_write_keeps_labels_owners_finalizers_and_foreign_annotations(lease: &RealLease) {
-    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "none", "uid": "4f1c2ad0-1111"});
+    // One that exists, or the garbage collector takes the Lease away.
+    let accounts: Api<ServiceAccount> = Api::namespaced(lease.client.clone(), NAMESPACE);
+    let uid = accounts.get("default").await.unwrap().metadata.uid;
+    let owner = json!({"apiVersion": "v1", "kind": "ServiceAccount", "name": "default", "uid": uid});
     lease
         .create(
             json!({
@@ -155,7 +159,7 @@ pub(crate) async fn a_write_keeps_labels_owners_finalizers_and_foreign_annotatio
     store.write(&vacant, None, None).await.unwrap();
     let made = lease.get().await.metadata;
     assert_eq!(made.labels.unwrap()["conch.rs/managed"], "true");
-    assert_eq!(made.owner_references.unwrap()[0].name, "none");
+    assert_eq!(made.owner_references.unwrap()[0].name, "default");
     assert!(!made.annotations.unwrap().contains_key("example.com/note"));
 }
 
@@ -174,6 +178,20 @@ pub(crate) async fn a_follower_sends_nothing_while_the_holder_renews(lease: &Rea
     }
     let (requests, watches) = (sent.count("sends a request"), sent.count("opens a watch"));
     assert_eq!((requests, watches), (1 + 28, 1));
+}
+
+pub(crate) async fn a_watch_that_fell_silent_is_replaced_once_a_request_knows_more(lease: &RealLease) {
+    let (one, other) = (lease.store(), lease.store());
+    let first = one.write(&held(1, 1), None, None).await.unwrap();
+    let mut changes = other.changes();
+    until(&mut changes, SOON, |stored| holds(stored, &held(1, 1))).await;
+    lease.proxy.break_connections(Break::Silence);
+    let given_up = timeout(Duration::from_millis(200), one.read()).await;
+    assert!(given_up.is_err());
+    one.write(&held(1, 2), Some(&first.version), None).await.unwrap();
+    assert!(timeout(Duration::from_secs(1), changes.next()).await.is_err(), "the watch was not silent");
+    read(&other).await;
+    until(&mut changes, Duration::from_secs(7), |stored| holds(stored, &held(1, 2))).await;
 }
 
 /// Counts what goes out by the messages of the log.

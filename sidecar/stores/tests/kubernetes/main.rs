@@ -7,6 +7,8 @@ mod common;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod latency;
+#[cfg(test)]
 mod lease;
 #[cfg(test)]
 mod proxy;
@@ -26,6 +28,7 @@ checks!(faults with lease:
     what_the_operator_writes_of_a_deleted_pod_is_known_at_once,
     a_write_keeps_labels_owners_finalizers_and_foreign_annotations,
     a_follower_sends_nothing_while_the_holder_renews,
+    a_watch_that_fell_silent_is_replaced_once_a_request_knows_more,
 );
 
 checks!(rights with lease:
@@ -34,3 +37,5 @@ checks!(rights with lease:
     without_any_right_everything_is_denied,
     where_watching_is_forbidden_changes_are_polled_until_it_is_allowed,
 );
+
+checks!(latency with lease: requests_take_this_long);
