@@ -7,4 +7,8 @@ mod ending;
 #[cfg(test)]
 mod pod;
 #[cfg(test)]
+mod process;
+#[cfg(test)]
+mod real;
+#[cfg(test)]
 mod streams;
