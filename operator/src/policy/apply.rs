@@ -21,7 +21,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
-    core::NamespaceResourceScope,
+    core::{NamespaceResourceScope, Status},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -43,12 +43,23 @@ pub enum ApplyError {
     /// What was decided upon is not there any more: look again.
     #[error("the object changed meanwhile")]
     Stale,
+    /// The namespace is being deleted, and everything in it.
+    #[error("the namespace is being deleted")]
+    NamespaceEnding,
+    /// The API server refused.
+    #[error("the API server refused ({code}): {message}")]
+    Refused {
+        /// HTTP status.
+        code: u16,
+        /// What it says about it.
+        message: String,
+    },
     /// No answer in time.
     #[error("failed to get an answer from the API server in time")]
     Timeout,
-    /// The API server refused.
-    #[error("failed to write to the API server")]
-    Api(#[source] Box<kube::Error>),
+    /// The request did not reach the API server, or its answer cannot be read.
+    #[error("failed to exchange a request with the API server")]
+    Exchange(#[source] Box<kube::Error>),
     /// What was to be written has no JSON form.
     #[error("failed to encode an object")]
     Encode(#[from] serde_json::Error),
@@ -203,7 +214,7 @@ impl Writer {
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let deletion = async { api.delete(&object.name, &parameters).await.map(drop) };
         match self.send(deletion).await {
-            Err(ApplyError::Api(error)) if is_status(&error, 404) => Ok(()),
+            Err(ApplyError::Refused { code: 404, .. }) => Ok(()),
             other => other,
         }
     }
@@ -216,7 +227,7 @@ impl Writer {
             WorkloadKind::StatefulSet => Workload::of(self.merge::<StatefulSet>(&workload, &patch).await?),
             WorkloadKind::DaemonSet => Workload::of(self.merge::<DaemonSet>(&workload, &patch).await?),
         };
-        let is_stamped = after.is_some_and(|after| after.stamp.policy.as_ref() == Some(&after.policy));
+        let is_stamped = after.is_some_and(|after| after.is_stamped());
         Ok(Effect { notice: is_stamped.then_some(notice), touched: Some(workload) })
     }
 
@@ -230,9 +241,8 @@ impl Writer {
         }
         match timeout(REQUEST_TIMEOUT, request).await {
             Ok(Ok(answer)) => Ok(answer),
-            // 422: the UID in a patch is not that of the object.
-            Ok(Err(error)) if is_status(&error, 409) || is_stale_uid(&error) => Err(ApplyError::Stale),
-            Ok(Err(error)) => Err(ApplyError::Api(Box::new(error))),
+            Ok(Err(kube::Error::Api(status))) => Err(refused(*status)),
+            Ok(Err(error)) => Err(ApplyError::Exchange(Box::new(error))),
             Err(_) => Err(ApplyError::Timeout),
         }
     }
@@ -261,10 +271,14 @@ fn typed<K: Kind>(object: &K) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-fn is_status(error: &kube::Error, code: u16) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == code)
-}
-
-fn is_stale_uid(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 422 && status.message.contains("metadata.uid"))
+fn refused(status: Status) -> ApplyError {
+    let Status { code, message, details, .. } = status;
+    let causes = details.map(|details| details.causes).unwrap_or_default();
+    match code {
+        409 => ApplyError::Stale,
+        // The UID in a patch is not that of the object.
+        422 if message.contains("metadata.uid") => ApplyError::Stale,
+        403 if causes.iter().any(|cause| cause.reason == "NamespaceTerminating") => ApplyError::NamespaceEnding,
+        _ => ApplyError::Refused { code, message },
+    }
 }

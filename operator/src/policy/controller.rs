@@ -165,8 +165,11 @@ impl Controller {
                 tracing::debug!(namespace = mark.namespace, lease = mark.lease, "marked that the leader's pod is being deleted");
             }
             // The pass that comes for the same event tries again.
-            Err(ApplyError::NotLeading) => {}
-            Err(error) => tracing::warn!(namespace = mark.namespace, lease = mark.lease, %error, "failed to mark a Lease"),
+            Err(ApplyError::NotLeading | ApplyError::NamespaceEnding) => {}
+            Err(error) => {
+                let (namespace, lease) = (mark.namespace, mark.lease);
+                tracing::warn!(namespace, lease, error = chain(&error), "failed to mark a Lease");
+            }
         }
     }
 
@@ -296,8 +299,8 @@ impl Controller {
 
     fn retry(&self, key: &Key, error: &ApplyError) {
         match (error, key) {
-            // Whoever leads does it.
-            (ApplyError::NotLeading, _) => return,
+            // Whoever leads does it; nobody needs to.
+            (ApplyError::NotLeading | ApplyError::NamespaceEnding, _) => return,
             (ApplyError::Stale, _) => return self.queue.add(key.clone(), BACKOFF_MIN),
             (ApplyError::Foreign(kind), Key::Election(election)) => {
                 let mut memory = self.memory();

@@ -124,6 +124,14 @@ impl Workload {
             .map_err(|_| names::fit_name(&self.identity.name))
     }
 
+    /// Does its template say what its annotations say? Whether a sidecar is required is not compared: admission keeps the
+    /// word with which pods were made until they are replaced for another reason.
+    pub fn is_stamped(&self) -> bool {
+        self.stamp.policy.as_ref() == Some(&self.policy)
+            && self.stamp.election == self.election_name().ok()
+            && self.stamp.injection.is_some()
+    }
+
     /// The service account of its future pods.
     pub fn service_account(&self) -> String {
         let spec = self.template.spec.as_ref();

@@ -58,15 +58,9 @@ impl<'o> Claims<'o> {
         })
     }
 
-    /// Those with a valid name whose template does not say so. Whether a sidecar is required is not compared: admission
-    /// keeps the word with which pods were made until they are replaced for another reason.
-    pub(super) fn unstamped(&self, election: &str) -> impl Iterator<Item = &'o Workload> {
-        self.members.iter().chain(&self.refused).copied().filter(move |workload| {
-            let stamp = &workload.stamp;
-            stamp.policy.as_deref() != Some(&workload.policy)
-                || stamp.election.as_deref() != Some(election)
-                || stamp.injection.is_none()
-        })
+    /// Those with a valid name whose template does not say so.
+    pub(super) fn unstamped(&self) -> impl Iterator<Item = &'o Workload> {
+        self.members.iter().chain(&self.refused).copied().filter(|workload| !workload.is_stamped())
     }
 }
 

@@ -153,7 +153,7 @@ impl Plan {
         if observed.injection_disabled {
             return;
         }
-        for workload in claims.unstamped(&observed.key.name) {
+        for workload in claims.unstamped() {
             let waited = observed.touched.get(&workload.identity.uid);
             let left = waited.map_or(Duration::ZERO, |waited| RETRY.saturating_sub(*waited));
             if left.is_zero() {

@@ -171,7 +171,7 @@ fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, m
     if let Some((reason, sentence)) = refusal {
         return finding(ConditionStatus::False, reason, sentence);
     }
-    if let Some(workload) = claims.unstamped(&observed.key.name).next() {
+    if let Some(workload) = claims.unstamped().next() {
         let message = format!(
             "The pod template of {} carries no stamp yet: is the webhook of the operator reachable?",
             title(workload)
