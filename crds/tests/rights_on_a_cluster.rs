@@ -200,9 +200,9 @@ async fn the_operator_may_do_what_it_does_and_nothing_worse() {
         ),
         (&team(RBAC, "roles"), &["list", "watch", "create", "patch", "delete"], &["escalate", "bind"]),
         (&team(RBAC, "rolebindings"), &["list", "watch", "create", "patch", "delete"], &["deletecollection"]),
-        (&own_secret, &["get", "create", "update"], &["list", "delete"]),
+        (&own_secret, &["get", "create", "update"], &["list", "watch", "delete"]),
         (&other_secret, &[], &["get", "update", "patch", "watch", "delete"]),
-        (&own_webhooks, &["get", "patch", "delete"], &["create", "list"]),
+        (&own_webhooks, &["get", "list", "watch", "patch", "delete"], &["create", "update"]),
         (&other_webhooks, &[], &["get", "update", "patch", "delete"]),
     ];
     for (what, allowed, denied) in cases {
