@@ -38,10 +38,9 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* The image names its user, 65532. It is not repeated here, because some clusters assign one of their own. */}}
 {{- define "conch.podSecurityContext" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
 seccompProfile:
   type: RuntimeDefault
 {{- end }}
@@ -54,6 +53,13 @@ seccompProfile:
 metadata:
   labels:
     {{- include "conch.labels" (list $root (index . 1)) | nindent 4 }}
+    {{- with $values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $values.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   restartPolicy: Never
   serviceAccountName: {{ include "conch.name" $root }}

@@ -356,11 +356,11 @@ fn every_setting_of_the_pods_reaches_them() {
         "log.filter=debug",
     ]);
     let template = &chart.get("Deployment", names::OPERATOR)["spec"]["template"];
-    assert_eq!(template["metadata"]["labels"]["team"], "platform");
-    assert_eq!(template["metadata"]["annotations"]["sidecar.istio.io/inject"], "off");
     assert_eq!(template["spec"]["priorityClassName"], "system-cluster-critical");
     assert_eq!(template["spec"]["affinity"]["nodeAffinity"]["example"], 1);
     for (name, pod) in chart.pods() {
+        assert_eq!(pod["metadata"]["labels"]["team"], "platform", "{name}");
+        assert_eq!(pod["metadata"]["annotations"]["sidecar.istio.io/inject"], "off", "{name}");
         assert_eq!(pod["spec"]["imagePullSecrets"], json!([{ "name": "registry" }]), "{name}");
         assert_eq!(pod["spec"]["nodeSelector"], json!({ "pool": "system" }), "{name}");
         assert_eq!(pod["spec"]["tolerations"], json!([{ "operator": "Exists" }]), "{name}");
