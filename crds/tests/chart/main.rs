@@ -58,6 +58,18 @@ fn the_namespaces_of_the_cluster_itself_are_refused() {
 }
 
 #[test]
+fn a_cluster_without_stable_sidecar_containers_is_refused_and_one_of_a_cloud_is_not() {
+    let template = |version: &str| {
+        helm(&["template", helm::RELEASE, helm::chart().to_str().unwrap(), "--kube-version", version])
+    };
+    let error = template("1.32.9").unwrap_err();
+    assert!(error.contains("incompatible with Kubernetes"), "{error}");
+    for version in ["1.33.0", "1.33.1-gke.100", "1.37.1"] {
+        template(version).unwrap_or_else(|error| panic!("{version}: {error}"));
+    }
+}
+
+#[test]
 fn the_names_are_those_that_the_code_uses() {
     let chart = render(&[]);
     chart.get("MutatingWebhookConfiguration", operator_objects::WEBHOOK_CONFIGURATION);
