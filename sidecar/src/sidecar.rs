@@ -60,7 +60,7 @@ impl Sidecar {
     }
 
     /// The answer, now, for somebody who is told it over `channel`.
-    pub fn answer(&self, endpoint: &'static str, channel: Channel) -> View {
+    pub fn answer(&self, channel: Channel) -> View {
         let mut program = self.program();
         let mut answer = self.candidate.answer();
         if program.is_resigning() && answer.promise.is_some() {
@@ -75,7 +75,6 @@ impl Sidecar {
             program.told((self.clock)(), channel, promise.valid_for);
         }
         drop(program);
-        self.witness.metrics.answered(endpoint, answer.promise.is_some());
         let since = answer.promise.and_then(|promise| self.witness.term_began(promise.token));
         View::new(&self.about, answer, since, terminating)
     }

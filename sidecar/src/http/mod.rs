@@ -74,8 +74,9 @@ async fn leader(
     if let Some(limit) = wait {
         wait_for_lead(&sidecar, limit.get()).await?;
     }
-    let view = sidecar.answer("leader", Channel::Elsewhere);
+    let view = sidecar.answer(Channel::Elsewhere);
     let status = if view.leader { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    sidecar.witness().metrics.answered("leader", view.leader);
     Ok(with_headers(status, &view, &view))
 }
 
@@ -108,7 +109,8 @@ struct Status {
 }
 
 async fn status(State(sidecar): State<Arc<Sidecar>>) -> Response {
-    let answer = sidecar.answer("status", Channel::Elsewhere);
+    let answer = sidecar.answer(Channel::Elsewhere);
+    sidecar.witness().metrics.answered("status", answer.leader);
     let ProgramState { asked, streams } = sidecar.program_state();
     let store = sidecar.about().store.clone();
     let status = Status { answer, candidate: asked, streams, store, version: env!("CARGO_PKG_VERSION") };
@@ -132,7 +134,8 @@ async fn resign(State(sidecar): State<Arc<Sidecar>>, body: Body) -> Result<Respo
         return Err(Refusal::BadBody(format!("\"coolDown\" is at most {} s.", COOL_DOWN_MAX.as_secs())));
     }
     sidecar.resign(token, cool_down).map_err(Refusal::NotCurrent)?;
-    let view = sidecar.answer("resign", Channel::Elsewhere);
+    let view = sidecar.answer(Channel::Elsewhere);
+    sidecar.witness().metrics.answered("resign", view.leader);
     Ok(with_headers(StatusCode::OK, &view, &view))
 }
 

@@ -112,8 +112,9 @@ impl Reader {
     async fn next(&mut self) -> Option<View> {
         loop {
             self.changes.mark_unchanged();
-            let view = self.sidecar.answer(self.endpoint, self.channel);
+            let view = self.sidecar.answer(self.channel);
             if self.last.as_ref().is_none_or(|last| is_news(last, &view)) {
+                self.sidecar.witness().metrics.answered(self.endpoint, view.leader);
                 self.last = Some(view.clone());
                 return Some(view);
             }

@@ -72,8 +72,8 @@ pub struct Driver<S> {
     store: Arc<S>,
     shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
-    /// The last failure that was logged, until a request succeeds: an outage is two lines, not one for each attempt.
-    failing: Option<FailureKind>,
+    /// A request was given up, and none was answered since: an outage is two lines, not one for each attempt.
+    unanswered: bool,
 }
 
 struct Shared {
@@ -105,7 +105,7 @@ impl<S: Store> Driver<S> {
             changed: watch::Sender::new(()),
         });
         let candidate = Candidate { shared: Arc::clone(&shared) };
-        (Self { store: Arc::new(store), shared, observer, failing: None }, candidate)
+        (Self { store: Arc::new(store), shared, observer, unanswered: false }, candidate)
     }
 
     /// Runs until [`Candidate::terminate`] was called and nothing is left to do. Dropping it is like the death of the
@@ -187,20 +187,20 @@ impl<S: Store> Driver<S> {
         }
     }
 
+    /// Only the driver knows that it gave up waiting. Of every other failure the store knows more, and logs it.
     fn observed(&mut self, request: Request, result: Result<(), WriteError>) {
         self.observer.request_ended(request, result);
         match result {
-            Ok(()) | Err(WriteError::Conflict) => {
-                if self.failing.take().is_some() {
-                    tracing::info!(%request, "the store answers again");
+            Err(WriteError::Failed(Failure { kind: FailureKind::Timeout, .. })) => {
+                if !std::mem::replace(&mut self.unanswered, true) {
+                    tracing::warn!(%request, "the store does not answer in time");
                 }
             }
-            Err(WriteError::Failed(failure)) if self.failing != Some(failure.kind) => {
-                self.failing = Some(failure.kind);
-                tracing::warn!(%request, %failure, "a request to the store failed");
-            }
-            Err(WriteError::Failed(failure)) => {
-                tracing::debug!(%request, %failure, "a request to the store failed again");
+            Err(WriteError::Failed(_)) => {}
+            Ok(()) | Err(WriteError::Conflict) => {
+                if request != Request::Watch && std::mem::take(&mut self.unanswered) {
+                    tracing::info!(%request, "the store answers again");
+                }
             }
         }
     }
@@ -236,7 +236,7 @@ fn log(event: &Event) {
         }
         Event::Released { token } => tracing::info!(%token, "released the lead"),
         Event::Renewed { latency, margin } => tracing::debug!(?latency, ?margin, "renewed"),
-        Event::RequestFailed(_) => {} // logged with the request
+        Event::RequestFailed(_) => {} // logged where the request was made
         Event::HistoryLost => {
             tracing::error!("the store lost history: tokens would repeat; this pod will not lead");
         }

@@ -222,3 +222,30 @@ async fn a_wrong_path_or_method_is_told_the_right_ones() {
     }
     assert_eq!(pod.get("/v1/status").await.body["candidate"], false);
 }
+
+#[tokio::test]
+async fn what_was_answered_is_counted_and_whether_this_pod_leads_is_computed() {
+    let pod = pod();
+    pod.get("/v1/leader").await;
+    assert!(pod.metrics().contains("leader_election_master_status{name=\"shop/payments\"} 0\n"));
+    let token = pod.lead().await;
+    let metrics = pod.metrics();
+    for line in [
+        "leader_election_master_status{name=\"shop/payments\"} 1",
+        "conch_transitions_total{cause=\"Acquired\"} 1",
+        "conch_store_requests_total{request=\"Write\",outcome=\"Ok\"} 1",
+        "conch_answers_total{endpoint=\"leader\",leader=\"false\"} 1",
+        "conch_answers_total{endpoint=\"leader\",leader=\"true\"} 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
+    let stream = pod.stream("/v1/watch").await;
+    assert!(pod.metrics().contains("conch_streams{endpoint=\"watch\"} 1\n"));
+    drop(stream);
+    pod.resign(&format!(r#"{{"token":"{token}"}}"#)).await;
+    sleep(Duration::from_millis(50)).await;
+    let metrics = pod.metrics();
+    assert!(metrics.contains("conch_streams{endpoint=\"watch\"} 0\n"));
+    assert!(metrics.contains("conch_transitions_total{cause=\"Resigned\"} 1\n"));
+    assert!(metrics.contains("leader_election_master_status{name=\"shop/payments\"} 0\n"));
+}

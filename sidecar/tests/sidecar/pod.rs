@@ -7,8 +7,14 @@ use axum::{
 };
 use conch_election::{Config, Content, Identity, Nonce, Timing};
 use conch_sidecar::{
-    http, metrics::Metrics, program::Program, shutdown::Shutdown, sidecar::Sidecar, view::About,
-    watchdog::Heartbeat, witness::Witness,
+    http,
+    metrics::{LeaderStatus, Metrics},
+    program::Program,
+    shutdown::Shutdown,
+    sidecar::Sidecar,
+    view::About,
+    watchdog::Heartbeat,
+    witness::Witness,
 };
 use conch_stores::{
     Fencing, clock,
@@ -16,7 +22,7 @@ use conch_stores::{
     memory::MemoryStore,
 };
 use http_body_util::BodyExt;
-use prometheus_client::registry::Registry;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::timeout};
@@ -31,6 +37,7 @@ pub(crate) struct Pod {
     pub(crate) sidecar: Arc<Sidecar>,
     router: Router,
     pub(crate) store: MemoryStore,
+    registry: Registry,
     _driver: JoinHandle<Result<(), ChangesEnded>>,
 }
 
@@ -53,7 +60,8 @@ pub(crate) fn pod_of(store: MemoryStore, number: u128) -> Pod {
     let (pod, pod_uid) = (format!("pod-{number}"), format!("uid-{number}"));
     let identity = Identity { pod: pod.clone(), pod_uid: pod_uid.clone(), nonce: Nonce(number) };
     let config = Config { identity, timing, longest_lease: lease, fencing_offset: 0 };
-    let metrics = Metrics::register(&mut Registry::default());
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
     let witness = Arc::new(Witness::new(metrics, Heartbeat::default()));
     let (driver, candidate) = Driver::new(store.clone(), config, clock::now, witness.clone());
     let about = About {
@@ -67,10 +75,13 @@ pub(crate) fn pod_of(store: MemoryStore, number: u128) -> Pod {
     let program = Program::new(false, STOP_GRACE);
     let shutdown = Shutdown::new(pod_uid, "conch:1".to_owned());
     let sidecar = Arc::new(Sidecar::new(candidate, clock::now, about, witness, program, shutdown));
+    let status_of = Arc::clone(&sidecar);
+    let election = sidecar.about().election.clone();
+    registry.register_collector(Box::new(LeaderStatus { election, leads: move || status_of.leads() }));
     let timers = Arc::clone(&sidecar);
     tokio::spawn(async move { timers.run_timers().await });
     let router = http::router(Arc::clone(&sidecar));
-    Pod { sidecar, router, store, _driver: tokio::spawn(driver.run()) }
+    Pod { sidecar, router, store, registry, _driver: tokio::spawn(driver.run()) }
 }
 
 impl Pod {
@@ -91,6 +102,12 @@ impl Pod {
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
         Answer { status, headers, body }
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).unwrap();
+        text
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

@@ -140,3 +140,23 @@ fn what_cannot_be_held_safely_does_not_start() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("must be at least"), "{said}");
 }
+
+#[test]
+fn clients_that_hold_all_they_can_delay_neither_renewals_nor_other_answers() {
+    let Some(election) = Election::new() else { return };
+    let sidecar = election.start("first");
+    let mut program = sidecar.hold();
+    let term = program.until(true);
+    let streams: Vec<_> = (0..70).map(|_| sidecar.hold()).collect();
+    // None of them reads; most of these find no place and are closed.
+    let idle: Vec<_> = (0..600).map(|_| sidecar.connect()).collect();
+    let began = Instant::now();
+    while began.elapsed() < LEASE {
+        let event = program.until(true);
+        assert_eq!(event["token"], term["token"]);
+        assert_eq!(event["validForMs"], 1_000);
+    }
+    drop((streams, idle));
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(sidecar.lead()["token"], term["token"]);
+}

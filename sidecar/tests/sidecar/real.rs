@@ -136,9 +136,13 @@ impl Sidecar {
         self.port
     }
 
+    pub(crate) fn connect(&self) -> TcpStream {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap()
+    }
+
     /// `GET` with the status and the JSON of the answer.
     pub(crate) fn get(&self, path: &str) -> (u16, Value) {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let mut stream = self.connect();
         stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
@@ -157,7 +161,7 @@ impl Sidecar {
 
     /// A program that holds the lead.
     pub(crate) fn hold(&self) -> Events {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let mut stream = self.connect();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         write!(stream, "GET /v1/lead HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         Events { lines: BufReader::new(stream) }
