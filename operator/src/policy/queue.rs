@@ -116,7 +116,7 @@ mod tests {
     use futures::FutureExt;
 
     const NOW: Duration = Duration::ZERO;
-    const LATER: Duration = Duration::from_secs(3600);
+    const LATER: Duration = Duration::from_hours(1);
 
     fn next(queue: &Queue<&'static str>) -> Option<&'static str> {
         queue.next().now_or_never()

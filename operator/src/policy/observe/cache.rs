@@ -72,7 +72,7 @@ impl<T: View> Cache<T> {
             }
             Event::InitDone => self.finish_list(now),
             Event::Apply(object) => self.apply(object, now, false).into_iter().collect(),
-            Event::Delete(object) => self.put(place(&object), None, now, false).into_iter().collect(),
+            Event::Delete(object) => self.put(&place(&object), None, now, false).into_iter().collect(),
         }
     }
 
@@ -83,7 +83,7 @@ impl<T: View> Cache<T> {
     {
         let place = place(&object);
         let version = object.meta().resource_version.clone().unwrap_or_default();
-        self.put(place, T::of(object).map(|view| (view, version)), now, listed)
+        self.put(&place, T::of(object).map(|view| (view, version)), now, listed)
     }
 
     /// What was known and is not in a complete list is gone.
@@ -91,11 +91,11 @@ impl<T: View> Cache<T> {
         self.synced = true;
         let listed = mem::take(&mut self.listing).unwrap_or_default();
         let gone: Vec<Place> = self.entries.keys().filter(|place| !listed.contains(*place)).cloned().collect();
-        gone.into_iter().filter_map(|place| self.put(place, None, now, true)).collect()
+        gone.into_iter().filter_map(|place| self.put(&place, None, now, true)).collect()
     }
 
-    fn put(&mut self, place: Place, after: Option<(T, String)>, now: Instant, listed: bool) -> Option<Change<T>> {
-        let before = self.entries.remove(&place);
+    fn put(&mut self, place: &Place, after: Option<(T, String)>, now: Instant, listed: bool) -> Option<Change<T>> {
+        let before = self.entries.remove(place);
         let after = after.map(|(view, version)| (view.follow(before.as_ref().map(|entry| &entry.view)), version));
         if let Some((view, version)) = &after {
             let first_seen = match &before {
@@ -110,8 +110,8 @@ impl<T: View> Cache<T> {
         if before == after {
             return None;
         }
-        self.index(&place, before.as_ref(), false);
-        self.index(&place, after.as_ref(), true);
+        self.index(place, before.as_ref(), false);
+        self.index(place, after.as_ref(), true);
         Some(Change { before, after, listed })
     }
 

@@ -206,7 +206,7 @@ impl Index {
         [&self.deployments, &self.stateful_sets, &self.daemon_sets].into_iter().flat_map(Cache::iter)
     }
 
-    pub(super) fn on_workload(&mut self, change: &Change<Workload>) -> Reaction {
+    pub(super) fn on_workload(change: &Change<Workload>) -> Reaction {
         let mut reaction = wake(change);
         for workload in change.before.iter().chain(&change.after) {
             let policy = PolicyKey::new(&workload.identity.namespace, &workload.policy);
@@ -250,14 +250,6 @@ impl Index {
         wake(change)
     }
 
-    pub(super) fn on_role(&mut self, change: &Change<Role>) -> Reaction {
-        wake(change)
-    }
-
-    pub(super) fn on_binding(&mut self, change: &Change<RoleBinding>) -> Reaction {
-        wake(change)
-    }
-
     pub(super) fn on_policy(&mut self, change: &Change<Policy>) -> Reaction {
         let mut reaction = Reaction::default();
         let spec = |policy: &Option<Policy>| policy.as_ref().map(|policy| (policy.generation, policy.spec.clone()));
@@ -270,7 +262,7 @@ impl Index {
             let named = self.workloads().filter(|workload| {
                 workload.identity.namespace == policy.identity.namespace && workload.policy == policy.identity.name
             });
-            reaction.keys.extend(named.flat_map(|workload| election_keys(workload)));
+            reaction.keys.extend(named.flat_map(election_keys));
         }
         reaction
     }
@@ -278,7 +270,7 @@ impl Index {
     pub(super) fn on_namespace(&mut self, change: &Change<DisabledNamespace>) -> Reaction {
         let namespace = change.after.as_ref().or(change.before.as_ref()).map(|namespace| &namespace.identity.name);
         let inside = self.workloads().filter(|workload| Some(&workload.identity.namespace) == namespace);
-        Reaction { keys: inside.flat_map(|workload| election_keys(workload)).collect(), marks: Vec::new() }
+        Reaction { keys: inside.flat_map(election_keys).collect(), marks: Vec::new() }
     }
 
     fn note_listed_or_gone<T: View>(&mut self, change: &Change<T>) {
@@ -296,7 +288,8 @@ impl Index {
     }
 }
 
-fn wake<T: View>(change: &Change<T>) -> Reaction {
+/// The elections that took part or take part are looked at.
+pub(super) fn wake<T: View>(change: &Change<T>) -> Reaction {
     Reaction { keys: change.elections().iter().map(election_key).collect(), marks: Vec::new() }
 }
 
@@ -304,7 +297,7 @@ fn election_key((namespace, name): &Place) -> Key {
     Key::Election(ElectionKey::new(namespace, name))
 }
 
-fn election_keys(view: &impl View) -> Vec<Key> {
+fn election_keys(view: &Workload) -> Vec<Key> {
     let namespace = &view.identity().namespace;
     view.elections().into_iter().map(|name| Key::Election(ElectionKey::new(namespace, name))).collect()
 }

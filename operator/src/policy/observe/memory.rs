@@ -22,7 +22,11 @@
 //! What remains is a person who deletes Lease, Role, `RoleBinding` and Election by hand, and by force the pod of a leader
 //! that is cut off from the API server, all within one lease in which the operator also restarts.
 
-use super::{cache::Entry, objects::Lease, workload::Pod};
+use super::{
+    cache::Entry,
+    objects::{Author, Lease},
+    workload::Pod,
+};
 use crate::policy::ElectionKey;
 use std::{collections::HashSet, time::Duration};
 
@@ -50,7 +54,7 @@ impl Memory {
 
 /// Does nothing speak against calling this Lease fresh, given that nobody led before it was made?
 pub fn may_be_fresh<'p>(lease: &Entry<Lease>, mut pods: impl Iterator<Item = &'p Entry<Pod>>) -> bool {
-    let unwritten = lease.view.empty && !lease.view.recorded && !lease.view.deleting;
+    let unwritten = lease.view.author == Author::Nobody && !lease.view.deleting;
     unwritten
         && !pods.any(|pod| {
             pod.view.sidecar.is_some()

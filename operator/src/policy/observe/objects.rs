@@ -10,7 +10,7 @@ use conch_crds::{
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
-        coordination::v1::Lease as LeaseObject,
+        coordination::v1::{Lease as LeaseObject, LeaseSpec},
         core::v1::Namespace as NamespaceObject,
         rbac::v1::{PolicyRule, Role as RoleObject, RoleBinding as RoleBindingObject, RoleRef, Subject},
     },
@@ -24,12 +24,12 @@ use std::time::Duration;
 pub struct Lease {
     /// Which object.
     pub identity: Identity,
-    /// Does it carry [`names::MANAGED`]?
-    pub managed: bool,
     /// Who owns it.
     pub owners: Vec<OwnerReference>,
     /// Is it marked for deletion?
     pub deleting: bool,
+    /// Who has written what stands in it.
+    pub author: Author,
     /// [`names::FRESH`] is set.
     pub fresh: bool,
     /// [`names::LONGEST_LEASE`].
@@ -38,16 +38,23 @@ pub struct Lease {
     pub pod_deletion: Option<PodDeletion>,
     /// [`names::TOKEN`].
     pub token: Option<String>,
-    /// [`names::RECORD`] is there: a sidecar has written here.
-    pub recorded: bool,
     /// Who holds it.
     pub holder: Option<Holder>,
     /// When the running term began, for people.
     pub since: Option<Timestamp>,
-    /// Nothing at all stands in its spec.
-    pub empty: bool,
     /// How it came to what it says now, as far as it was watched. Filled in by [`View::follow`].
     pub cause: Option<TransitionCause>,
+}
+
+/// Who has written what stands in a Lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// Nobody: neither spec nor [`names::RECORD`] say anything.
+    Nobody,
+    /// A sidecar: there is a [`names::RECORD`].
+    Sidecar,
+    /// Something else.
+    Stranger,
 }
 
 /// A holder as the Lease names it: `<pod>_<pod uid>_<nonce>`.
@@ -133,10 +140,10 @@ impl Lease {
             }
             (Some(_), Some(_)) => Some(TransitionCause::Expired),
             (None, None) => before.cause,
-            (None, Some(_)) if before.recorded => before.cause,
+            (None, Some(_)) if before.author == Author::Sidecar => before.cause,
             (None, Some(_)) => before.fresh.then_some(TransitionCause::FirstLeader),
             // Cleared by something that is no sidecar: nobody knows why.
-            (Some(_), None) if !self.recorded => None,
+            (Some(_), None) if self.author != Author::Sidecar => None,
             (Some(old), None) => {
                 let deleted = before.pod_deletion.iter().chain(&self.pod_deletion).any(|mark| mark.pod_uid == old.pod_uid);
                 Some(if deleted { TransitionCause::PodDeleted } else { TransitionCause::Released })
@@ -162,20 +169,22 @@ impl ViewOf<LeaseObject> for Lease {
     fn of(object: LeaseObject) -> Option<Self> {
         let metadata = &object.metadata;
         let spec = object.spec.unwrap_or_default();
-        let empty = spec == k8s_openapi::api::coordination::v1::LeaseSpec::default();
+        let author = match annotation(metadata, names::RECORD) {
+            Some(_) => Author::Sidecar,
+            None if spec == LeaseSpec::default() => Author::Nobody,
+            None => Author::Stranger,
+        };
         Some(Self {
             identity: Identity::of(metadata),
-            managed: is_managed(metadata),
             owners: owners(metadata),
             deleting: metadata.deletion_timestamp.is_some(),
+            author,
             fresh: annotation(metadata, names::FRESH).is_some(),
             longest_lease: longest_lease(metadata),
             pod_deletion: annotation(metadata, names::POD_DELETION).and_then(|text| serde_json::from_str(&text).ok()),
             token: annotation(metadata, names::TOKEN),
-            recorded: annotation(metadata, names::RECORD).is_some(),
             holder: spec.holder_identity.filter(|holder| !holder.is_empty()).map(|holder| Holder::parse(&holder)),
             since: spec.acquire_time.map(|time| time.0),
-            empty,
             cause: None,
         })
     }
@@ -325,17 +334,17 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn lease(annotations: Value, spec: Value) -> Lease {
+    fn lease(annotations: &Value, spec: &Value) -> Lease {
         let object = json!({"metadata": {"name": "conch-e", "uid": "u", "annotations": annotations}, "spec": spec});
         Lease::of(serde_json::from_value(object).unwrap()).unwrap()
     }
 
     fn held(holder: &str) -> Lease {
-        lease(json!({"conch.rs/record": "{}"}), json!({"holderIdentity": holder}))
+        lease(&json!({"conch.rs/record": "{}"}), &json!({"holderIdentity": holder}))
     }
 
     fn released() -> Lease {
-        lease(json!({"conch.rs/record": "{}"}), json!({"holderIdentity": ""}))
+        lease(&json!({"conch.rs/record": "{}"}), &json!({"holderIdentity": ""}))
     }
 
     fn marked(mut lease: Lease, uid: &str) -> Lease {
@@ -351,8 +360,8 @@ mod tests {
     fn a_renewal_changes_nothing_that_matters() {
         let at = |second: u32, sequence: u32| {
             lease(
-                json!({"conch.rs/record": format!("{{\"write\":\"n.{sequence}\"}}")}),
-                json!({"holderIdentity": "p_u_n", "renewTime": format!("2026-01-01T00:00:{second:02}.000000Z")}),
+                &json!({"conch.rs/record": format!("{{\"write\":\"n.{sequence}\"}}")}),
+                &json!({"holderIdentity": "p_u_n", "renewTime": format!("2026-01-01T00:00:{second:02}.000000Z")}),
             )
         };
         assert_eq!(at(1, 1), at(3, 2));
@@ -360,9 +369,9 @@ mod tests {
 
     #[test]
     fn why_the_holder_changed_is_read_from_two_versions_in_a_row() {
-        let fresh = || lease(json!({"conch.rs/fresh": "true"}), json!({}));
-        let unknown = || lease(json!({}), json!({}));
-        let cleared = || lease(json!({}), json!({"holderIdentity": ""}));
+        let fresh = || lease(&json!({"conch.rs/fresh": "true"}), &json!({}));
+        let unknown = || lease(&json!({}), &json!({}));
+        let cleared = || lease(&json!({}), &json!({"holderIdentity": ""}));
         let cases = [
             ("first", vec![fresh(), held("a_1_x")], Some(TransitionCause::FirstLeader)),
             ("no fresh mark", vec![unknown(), held("a_1_x")], None),

@@ -2,8 +2,9 @@
 
 use super::{
     cache::{Cache, Change},
-    index::{Index, Reaction},
+    index::{Index, Reaction, wake},
     view::ViewOf,
+    workload::Workload,
 };
 use conch_crds::{CoordinationPolicy, Election, names};
 use futures::{Stream, StreamExt, future::BoxFuture};
@@ -40,14 +41,22 @@ pub fn all(client: &Client, index: &SharedIndex, react: &React) -> Vec<BoxFuture
     let managed = format!("{}={}", names::MANAGED, names::MANAGED_VALUE);
     let disabled = format!("{}=disabled", names::INJECTION);
     let (index, react) = (|| Arc::clone(index), || Arc::clone(react));
+    let on_workload = |_: &mut Index, change: &Change<Workload>| Index::on_workload(change);
     vec![
-        Box::pin(run::<Deployment, _>(client, "", index(), react(), |all| &mut all.deployments, Index::on_workload)),
-        Box::pin(run::<StatefulSet, _>(client, "", index(), react(), |all| &mut all.stateful_sets, Index::on_workload)),
-        Box::pin(run::<DaemonSet, _>(client, "", index(), react(), |all| &mut all.daemon_sets, Index::on_workload)),
+        Box::pin(run::<Deployment, _>(client, "", index(), react(), |all| &mut all.deployments, on_workload)),
+        Box::pin(run::<StatefulSet, _>(client, "", index(), react(), |all| &mut all.stateful_sets, on_workload)),
+        Box::pin(run::<DaemonSet, _>(client, "", index(), react(), |all| &mut all.daemon_sets, on_workload)),
         Box::pin(run::<Pod, _>(client, names::POLICY, index(), react(), |all| &mut all.pods, Index::on_pod)),
         Box::pin(run::<Lease, _>(client, &managed, index(), react(), |all| &mut all.leases, Index::on_lease)),
-        Box::pin(run::<Role, _>(client, &managed, index(), react(), |all| &mut all.roles, Index::on_role)),
-        Box::pin(run::<RoleBinding, _>(client, &managed, index(), react(), |all| &mut all.bindings, Index::on_binding)),
+        Box::pin(run::<Role, _>(client, &managed, index(), react(), |all| &mut all.roles, |_, change| wake(change))),
+        Box::pin(run::<RoleBinding, _>(
+            client,
+            &managed,
+            index(),
+            react(),
+            |all| &mut all.bindings,
+            |_, change| wake(change),
+        )),
         Box::pin(run::<DeserializeGuard<Election>, _>(
             client,
             "",
