@@ -2,13 +2,13 @@
 //! nothing is ever polled.
 
 use super::{Operation, Shared, connection::Rejection};
-use conch_election::{Failure, FailureKind, Stored};
+use conch_election::{Failure, Stored};
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
 use kube::api::{DynamicObject, WatchEvent, WatchParams};
-use std::{mem, sync::Arc, time::Duration};
+use std::{future::Future, mem, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, trace, warn};
 
@@ -92,16 +92,9 @@ impl Changes {
 
     async fn read(&mut self) -> Result<Outcome, Failure> {
         let before = self.shared.seen.before();
-        let object = match timeout(ANSWER_MAX, self.shared.get()).await {
-            Ok(Ok(object)) => object,
-            Ok(Err(rejection)) => {
-                self.delay.lengthen();
-                return Err(self.shared.failure(Operation::Read, &rejection));
-            }
-            Err(_) => {
-                self.delay.lengthen();
-                return Err(TIMEOUT);
-            }
+        let object = match within(ANSWER_MAX, self.shared.get()).await {
+            Ok(object) => object,
+            Err(rejection) => return Err(self.failed(Operation::Read, &rejection)),
         };
         let from = object.as_ref().and_then(|object| object.metadata.resource_version.clone());
         self.state = State::Connect { from: from.unwrap_or_default() };
@@ -112,39 +105,37 @@ impl Changes {
 
     /// Opens a watch. After a failure comes a GET: what it finds tells the reader that all is well again.
     async fn connect(&mut self, from: String) -> Result<Outcome, Failure> {
-        match timeout(ANSWER_MAX, open(&self.shared, &from)).await {
-            Ok(Ok(events)) => {
+        match within(ANSWER_MAX, open(&self.shared, &from)).await {
+            Ok(events) => {
                 self.shared.succeeded(Operation::Watch);
                 self.watch_is_forbidden = false;
                 self.state = State::Follow { from, events };
-                Ok(Outcome::Nothing)
             }
-            Ok(Err(rejection)) if rejection.is_forbidden() => {
+            Err(rejection) if rejection.is_forbidden() => {
                 if !mem::replace(&mut self.watch_is_forbidden, true) {
                     let (lease, detail) = (&self.shared.lease, rejection.message());
                     warn!(%lease, %detail, "the Lease may not be watched, and is polled");
                 }
                 self.state = State::Poll { left: POLLS };
-                Ok(Outcome::Nothing)
             }
-            Ok(Err(rejection)) if rejection.is_gone() => {
-                self.delay.lengthen();
-                Ok(Outcome::Nothing)
-            }
-            Ok(Err(rejection)) => {
-                self.delay.lengthen();
+            Err(rejection) if rejection.is_gone() => self.delay.lengthen(),
+            Err(rejection) => {
                 self.shared.connection.renew();
-                Err(self.shared.failure(Operation::Watch, &rejection))
-            }
-            Err(_) => {
-                self.delay.lengthen();
-                self.shared.connection.renew();
-                Err(TIMEOUT)
+                return Err(self.failed(Operation::Watch, &rejection));
             }
         }
+        Ok(Outcome::Nothing)
     }
 
-    /// Takes one event. The end of a watch is no failure, however it comes: the next one goes on where it stopped.
+    fn failed(&mut self, operation: Operation, rejection: &Rejection) -> Failure {
+        let failure = self.shared.failure(operation, rejection);
+        self.delay.lengthen();
+        self.delay.be_at_least(failure.retry_after.unwrap_or_default());
+        failure
+    }
+
+    /// Takes one event. The end of a watch is no failure: the next one goes on where it stopped; after anything else that
+    /// went wrong with it comes a GET.
     async fn follow(&mut self, from: String, mut events: Events) -> Outcome {
         let shared = Arc::clone(&self.shared);
         let lease = &shared.lease;
@@ -169,12 +160,18 @@ impl Changes {
             }
             Some(Ok(event)) => {
                 self.delay = Delay::default();
+                self.behind_since = None;
                 let (from, outcome) = self.take(event, from);
                 self.state = State::Follow { from, events };
                 outcome
             }
-            None | Some(Err(_)) => {
-                debug!(%lease, broken = event.is_some(), "a watch ended");
+            Some(Err(error)) => {
+                debug!(%lease, detail = %Rejection::from(error).message(), "a watch broke");
+                self.delay.lengthen();
+                Outcome::Nothing
+            }
+            None => {
+                debug!(%lease, "a watch ended");
                 self.behind_since = None;
                 self.delay.lengthen();
                 self.delay.wait().await;
@@ -200,11 +197,8 @@ impl Changes {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 let from = object.metadata.resource_version.clone().unwrap_or(from);
-                (
-                    from,
-                    seen.happened(object)
-                        .map_or(Outcome::Nothing, |stored| Outcome::Tell(Some(Box::new(stored)))),
-                )
+                let told = seen.happened(object).map(|stored| Outcome::Tell(Some(Box::new(stored))));
+                (from, told.unwrap_or(Outcome::Nothing))
             }
             WatchEvent::Deleted(object) => {
                 let outcome = if seen.deleted(&object) { Outcome::Tell(None) } else { Outcome::Nothing };
@@ -234,7 +228,12 @@ async fn open(shared: &Shared, from: &str) -> Result<Events, Rejection> {
     Ok(client.request_events::<DynamicObject>(request).await?.boxed())
 }
 
-const TIMEOUT: Failure = Failure { kind: FailureKind::Timeout, retry_after: None };
+async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, Rejection>>,
+) -> Result<T, Rejection> {
+    timeout(limit, request).await.unwrap_or(Err(Rejection::TimedOut))
+}
 
 /// How long to leave the API server alone.
 #[derive(Default)]
@@ -245,6 +244,10 @@ struct Delay {
 impl Delay {
     fn lengthen(&mut self) {
         self.length = (self.length * 2).clamp(DELAY_MIN, DELAY_MAX);
+    }
+
+    fn be_at_least(&mut self, length: Duration) {
+        self.length = self.length.max(length.min(DELAY_MAX));
     }
 
     /// Spread, so that many candidates that lost their API server at one time do not come back at one time.

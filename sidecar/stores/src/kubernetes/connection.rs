@@ -51,6 +51,8 @@ pub(super) enum Rejection {
         details: Option<Box<Status>>,
         retry_after: Option<Duration>,
     },
+    /// No answer came in time.
+    TimedOut,
     /// No whole answer came.
     Broken(Box<kube::Error>),
 }
@@ -144,6 +146,7 @@ impl Rejection {
     /// What the election needs to know of it.
     pub(super) fn failure(&self) -> Failure {
         match self {
+            Self::TimedOut => Failure { kind: FailureKind::Timeout, retry_after: None },
             Self::Broken(error) => {
                 let unreadable = matches!(**error, kube::Error::SerdeError(_));
                 let kind = if unreadable { FailureKind::Invalid } else { FailureKind::Unavailable };
@@ -162,6 +165,7 @@ impl Rejection {
                 let message = details.as_ref().map_or("", |details| details.message.as_str());
                 format!("{status}: {message}")
             }
+            Self::TimedOut => "no answer in time".to_owned(),
             Self::Broken(error) => chain(error.as_ref()),
         }
     }
