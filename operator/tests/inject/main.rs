@@ -1,7 +1,11 @@
-//! Injection: golden pods, properties, and a real API server where there is one.
+//! Injection: golden pods, properties, the webhook, and a real cluster where there is one.
 
 #[cfg(test)]
 mod api_server;
+#[cfg(test)]
+mod certificates;
+#[cfg(test)]
+mod cluster;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
@@ -10,3 +14,5 @@ mod properties;
 mod stamping;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod webhook;

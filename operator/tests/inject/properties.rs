@@ -85,7 +85,7 @@ fn assert_kept(part: &Value, whole: &Value, place: &str) {
 }
 
 /// Any JSON.
-fn json_value() -> impl Strategy<Value = Value> {
+pub(crate) fn json_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -130,7 +130,7 @@ fn key() -> impl Strategy<Value = String> {
 }
 
 /// Something like a stamped pod, with anything anywhere.
-fn podlike() -> impl Strategy<Value = Value> {
+pub(crate) fn podlike() -> impl Strategy<Value = Value> {
     let fields: &[&str] = &[
         "initContainers",
         "containers",

@@ -1,0 +1,127 @@
+//! From a request to its answer.
+
+use super::{
+    lookup::{LookupError, Policies},
+    metrics::Outcome,
+    review::{Answer, Request, ReviewError},
+    serve::Webhook,
+};
+use crate::inject::{
+    ChosenPolicy, Decision, MalformedPod, Stamp, Stamping, Workload, decide, inject, patch, stamp_workload,
+};
+use conch_crds::names;
+use json_patch::Patch;
+use serde_json::Value;
+
+/// Why no answer could be given.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HandleError {
+    #[error("failed to read the request, or it is too large")]
+    Body,
+    #[error("failed to answer in time")]
+    TimedOut,
+    #[error(transparent)]
+    Review(#[from] ReviewError),
+    #[error(transparent)]
+    Pod(#[from] MalformedPod),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error("failed to write the patch as JSON")]
+    Patch(#[from] serde_json::Error),
+}
+
+/// An answer, and what is counted.
+pub(super) struct Handled {
+    pub(super) answer: Answer,
+    pub(super) outcome: Outcome,
+    pub(super) reason: &'static str,
+}
+
+impl HandleError {
+    /// Is the request at fault, so that it would fare no better another time?
+    pub(super) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Body | Self::Review(_) | Self::Pod(_) => true,
+            Self::TimedOut | Self::Lookup(_) | Self::Patch(_) => false,
+        }
+    }
+
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Body => "BodyUnreadable",
+            Self::TimedOut => "TimedOut",
+            Self::Review(_) => "NoAdmissionReview",
+            Self::Pod(_) => "NoPod",
+            Self::Lookup(_) => "PolicyUnreadable",
+            Self::Patch(_) => "PatchUnwritable",
+        }
+    }
+}
+
+/// Answers a request about a Deployment, StatefulSet or DaemonSet.
+pub(super) async fn stamp<P: Policies>(webhook: &Webhook<P>, body: &[u8]) -> Result<Handled, HandleError> {
+    let request = Request::read(body)?;
+    let old = Some(&request.old_object).filter(|old| !old.is_null());
+    let workload = Workload { new: &request.object, old, namespace: &request.namespace };
+    let policy = match workload.policy() {
+        Some(name) => webhook.policies.policy(&request.namespace, name).await?,
+        None => None,
+    };
+    let stamping = stamp_workload(workload, policy.as_ref().map(ChosenPolicy::from), &webhook.image);
+    match stamping {
+        Stamping::Refuse(sentence) => Ok(refused(request, sentence, "NameInvalid")),
+        Stamping::Store { workload, warnings } => {
+            let patch = patch::diff(&request.object, &workload);
+            allowed(request, &patch, warnings)
+        }
+    }
+}
+
+/// Answers a request about a pod.
+pub(super) async fn inject_pod<P: Policies>(
+    webhook: &Webhook<P>,
+    body: &[u8],
+) -> Result<Handled, HandleError> {
+    let request = Request::read(body)?;
+    let (pod, namespace) = (&request.object, request.namespace.as_str());
+    let stamp = Stamp::of(pod);
+    let policy = match stamp {
+        Some(stamp) => webhook.policies.policy(namespace, stamp.policy).await?,
+        None => None,
+    };
+    match decide(pod, namespace, policy.as_ref().map(ChosenPolicy::from), &webhook.image) {
+        Decision::Skip(_) => allowed(request, &Patch::default(), Vec::new()),
+        Decision::Inject(injection) => {
+            let lease = names::object_name(injection.stamp.election);
+            let longest_lease = webhook.policies.longest_lease(namespace, &lease);
+            let injected = inject(pod, &injection, &webhook.image, longest_lease)?;
+            let patch = patch::diff(pod, &injected);
+            allowed(request, &patch, Vec::new())
+        }
+        Decision::Refuse(refusal) => {
+            let reason = refusal.reason.condition().as_str();
+            tracing::info!(namespace, pod = pod_name(pod), reason, "cannot inject the sidecar");
+            if stamp.is_none_or(|stamp| stamp.required) {
+                return Ok(refused(request, refusal.sentence, reason));
+            }
+            let warnings = vec![format!("the pod starts without a sidecar: {}", refusal.sentence)];
+            let answer = request.allow(&Patch::default(), warnings)?;
+            Ok(Handled { answer, outcome: Outcome::Plain, reason })
+        }
+    }
+}
+
+fn allowed(request: Request, patch: &Patch, warnings: Vec<String>) -> Result<Handled, HandleError> {
+    let outcome = if patch.0.is_empty() { Outcome::Unchanged } else { Outcome::Changed };
+    Ok(Handled { answer: request.allow(patch, warnings)?, outcome, reason: "" })
+}
+
+fn refused(request: Request, sentence: String, reason: &'static str) -> Handled {
+    Handled { answer: request.deny(sentence), outcome: Outcome::Refused, reason }
+}
+
+/// The pods of a workload have no name yet.
+fn pod_name(pod: &Value) -> &str {
+    let field = |key: &str| pod.get("metadata")?.get(key)?.as_str();
+    field("name").or_else(|| field("generateName")).unwrap_or_default()
+}

@@ -1,0 +1,102 @@
+//! What the webhook must know of the cluster.
+
+use crate::inject::ChosenPolicy;
+use conch_crds::{CoordinationPolicy, CoordinationPolicySpec, names};
+use kube::{Api, Client};
+use std::{future::Future, time::Duration};
+
+/// How long a policy is waited for. The API server waits for the webhook not much longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why it could not be found out whether a policy exists.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// The API server refused or broke the request.
+    #[error("failed to read the policy")]
+    Read(#[source] kube::Error),
+    /// It did not answer in time.
+    #[error("failed to read the policy within {} s", PATIENCE.as_secs())]
+    TimedOut,
+}
+
+/// A policy as it is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownPolicy {
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// What it asks for.
+    pub spec: CoordinationPolicySpec,
+}
+
+/// What the operator's watches know. Answers come from memory, at once.
+pub trait Knowledge: Send + Sync + 'static {
+    /// The policy, if it is known to exist.
+    fn policy(&self, namespace: &str, name: &str) -> Option<KnownPolicy>;
+
+    /// The longest lease duration that any living pod of an election uses, if it is known, by the name of its Lease.
+    fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration>;
+}
+
+/// Where the webhook looks policies up.
+pub trait Policies: Send + Sync + 'static {
+    /// The policy of this name; `None`: it does not exist.
+    fn policy(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<KnownPolicy>, LookupError>> + Send;
+
+    /// As [`Knowledge::longest_lease`].
+    fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration>;
+}
+
+/// What the watches know, and where they know nothing, what the API server says: a policy may be younger than the last
+/// event, and its first pod must not fail for that.
+pub struct WatchedPolicies<K> {
+    knowledge: K,
+    client: Client,
+}
+
+impl<K> WatchedPolicies<K> {
+    /// Of both.
+    pub fn new(knowledge: K, client: Client) -> Self {
+        Self { knowledge, client }
+    }
+}
+
+impl<K: Knowledge> Policies for WatchedPolicies<K> {
+    async fn policy(&self, namespace: &str, name: &str) -> Result<Option<KnownPolicy>, LookupError> {
+        if let Some(known) = self.knowledge.policy(namespace, name) {
+            return Ok(Some(known));
+        }
+        let policies: Api<CoordinationPolicy> = Api::namespaced(self.client.clone(), namespace);
+        let read = tokio::time::timeout(PATIENCE, policies.get_opt(name)).await;
+        let found = read.map_err(|_| LookupError::TimedOut)?.map_err(LookupError::Read)?;
+        Ok(found.map(KnownPolicy::from).or_else(|| KnownPolicy::built_in(name)))
+    }
+
+    fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration> {
+        self.knowledge.longest_lease(namespace, lease)
+    }
+}
+
+impl KnownPolicy {
+    /// The policy that needs no object. The operator creates it as soon as a workload names it; the first pods may be
+    /// faster.
+    fn built_in(name: &str) -> Option<Self> {
+        (name == names::DEFAULT_POLICY)
+            .then(|| Self { generation: 1, spec: CoordinationPolicySpec::default() })
+    }
+}
+
+impl From<CoordinationPolicy> for KnownPolicy {
+    fn from(policy: CoordinationPolicy) -> Self {
+        Self { generation: policy.metadata.generation.unwrap_or_default(), spec: policy.spec }
+    }
+}
+
+impl<'a> From<&'a KnownPolicy> for ChosenPolicy<'a> {
+    fn from(policy: &'a KnownPolicy) -> Self {
+        Self { generation: policy.generation, spec: &policy.spec }
+    }
+}
