@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use conch_cluster::{Cluster, Component, Result};
 
 /// A real Kubernetes cluster on this machine, without Docker.
@@ -96,39 +96,46 @@ impl From<Program> for Component {
     }
 }
 
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct NodeNumber {
+    /// The node's number, counted from 1
+    #[arg(value_name = "N")]
+    node: usize,
+}
+
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum Fault {
     /// Unplug a node's network cable
-    CutNode { node: usize },
+    CutNode(NodeNumber),
     /// Plug it in again
-    HealNode { node: usize },
+    HealNode(NodeNumber),
     /// Stop every process of a node, its pods' too
-    FreezeNode { node: usize },
+    FreezeNode(NodeNumber),
     /// Let a frozen node go on
-    ThawNode { node: usize },
+    ThawNode(NodeNumber),
     /// Cut a node's power
-    KillNode { node: usize },
+    KillNode(NodeNumber),
     /// Start a killed node (or restart a running one) and wait until it is Ready
-    RestartNode { node: usize },
-    /// Stop the program where it is (SIGSTOP)
+    RestartNode(NodeNumber),
+    /// Stop the API server or etcd where it is (SIGSTOP)
     Stop { program: Program },
-    /// Let a stopped program go on (SIGCONT)
+    /// Let a stopped API server or etcd go on (SIGCONT)
     Continue { program: Program },
-    /// Kill the program (SIGKILL); it stays away until restarted
+    /// Kill the API server or etcd (SIGKILL); it stays away until restarted
     Kill { program: Program },
-    /// Start the program again, killing it first if it runs
+    /// Start the API server or etcd again, killing it first if it runs
     Restart { program: Program },
 }
 
 impl Fault {
     pub(crate) fn apply(self, cluster: &Cluster) -> Result<()> {
         match self {
-            Self::CutNode { node } => cluster.cut_node(node),
-            Self::HealNode { node } => cluster.heal_node(node),
-            Self::FreezeNode { node } => cluster.freeze_node(node),
-            Self::ThawNode { node } => cluster.thaw_node(node),
-            Self::KillNode { node } => cluster.kill_node(node),
-            Self::RestartNode { node } => cluster.restart_node(node),
+            Self::CutNode(which) => cluster.cut_node(which.node),
+            Self::HealNode(which) => cluster.heal_node(which.node),
+            Self::FreezeNode(which) => cluster.freeze_node(which.node),
+            Self::ThawNode(which) => cluster.thaw_node(which.node),
+            Self::KillNode(which) => cluster.kill_node(which.node),
+            Self::RestartNode(which) => cluster.restart_node(which.node),
             Self::Stop { program } => cluster.stop_component(program.into()),
             Self::Continue { program } => cluster.continue_component(program.into()),
             Self::Kill { program } => cluster.kill_component(program.into()),

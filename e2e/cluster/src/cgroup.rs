@@ -211,24 +211,25 @@ fn below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Lets a version 2 group's children use every controller that it has itself.
+/// Lets a version 2 group's children use every controller that it has itself and that kubelet knows.
 fn enable_controllers(directory: &Path) -> Result<()> {
     let available = directory.join("cgroup.controllers");
-    let wanted: Vec<String> = fs::read_to_string(&available)
-        .at("read", &available)?
-        .split_whitespace()
-        .filter(|name| ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"].contains(name))
-        .map(|name| format!("+{name}"))
-        .collect();
+    let text = fs::read_to_string(&available).at("read", &available)?;
     let file = directory.join("cgroup.subtree_control");
-    match fs::write(&file, wanted.join(" ")) {
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(Error::Prerequisite(format!(
-            "{} holds processes itself, so groups below it get no controllers: set CONCH_CGROUP_PARENT to \
-             the path of a delegated control group without processes of its own",
-            directory.display()
-        ))),
-        other => other.at("write", &file),
+    let known = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
+    for controller in text.split_whitespace().filter(|name| known.contains(name)) {
+        match fs::write(&file, format!("+{controller}")) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(Error::Prerequisite(format!(
+                    "{} holds processes itself, so groups below it get no controllers: set CONCH_CGROUP_PARENT \
+                     to the path of a delegated control group without processes of its own",
+                    directory.display()
+                )));
+            }
+            other => other.at("write", &file)?,
+        }
     }
+    Ok(())
 }
 
 /// A new version 1 cpuset is empty and takes no process until it has processors and memory.
@@ -292,6 +293,42 @@ mod tests {
         let cgroups = Cgroups { hierarchies: parse_mounts(V2) };
         assert!(cgroups.is_v2());
         assert_eq!(cgroups.process_root(), Path::new("/sys/fs/cgroup"));
+    }
+
+    /// On the version 2 hierarchy of a hybrid machine, which has no controllers but freezes.
+    #[test]
+    fn a_version_2_group_is_frozen_thawed_and_removed() {
+        let mounts = parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap());
+        let hierarchies: Vec<_> = mounts.into_iter().filter(|one| one.controllers.is_none()).collect();
+        if hierarchies.is_empty() || !rustix::process::geteuid().is_root() {
+            use io::Write;
+            let _ = writeln!(
+                io::stderr(),
+                "SKIPPED a_version_2_group_is_frozen_thawed_and_removed: no root or no cgroup2"
+            );
+            return;
+        }
+        let cgroups = Cgroups { hierarchies };
+        let group = format!("conch-test-{}", std::process::id());
+        let leaf = format!("{group}/node-1/system");
+        cgroups.create(&leaf).unwrap();
+        let procs = cgroups.process_root().join(&leaf).join("cgroup.procs");
+        let script = format!("echo 0 > {} && exec sleep 100", procs.display());
+        let mut child = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
+        while cgroups.processes(&group) != [child.id()] {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        cgroups.set_frozen(&format!("{group}/node-1"), true).unwrap();
+        assert!(cgroups.is_frozen(&cgroups.process_root().join(&leaf)).unwrap());
+        cgroups.set_frozen(&format!("{group}/node-1"), false).unwrap();
+        assert!(!cgroups.is_frozen(&cgroups.process_root().join(&leaf)).unwrap());
+        cgroups.set_frozen(&group, true).unwrap();
+        cgroups.thaw_all(&group);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        cgroups.wait_empty(&group).unwrap();
+        cgroups.remove(&group).unwrap();
+        assert!(!cgroups.process_root().join(&group).exists());
     }
 
     #[test]

@@ -39,6 +39,8 @@ struct Supervisor {
     loopback: TcpListener,
     /// Nodes whose link is down; a restarted node does not plug its cable back in.
     cut: Mutex<BTreeSet<usize>>,
+    /// Held while a node starts or dies: one of these at a time.
+    births_and_deaths: Mutex<()>,
 }
 
 /// Runs the supervisor of the cluster in a directory; does not return while the cluster lives.
@@ -53,6 +55,7 @@ pub(crate) fn run(layout: Layout) -> Result<()> {
         keeper: Keeper::begin(),
         loopback: forward::inherited_listener().doing(|| "cannot take over the loopback port".to_owned())?,
         cut: Mutex::new(BTreeSet::new()),
+        births_and_deaths: Mutex::new(()),
     });
     supervisor.make_network()?;
     let forwarder = Arc::clone(&supervisor);
@@ -183,6 +186,7 @@ impl Supervisor {
 
     fn start_node(&self, number: usize) -> Result<()> {
         self.check(number)?;
+        let _guard = self.births_and_deaths.lock().unwrap_or_else(PoisonError::into_inner);
         let name = node_name(number);
         if self.keeper.pid(&name).is_some() {
             return Err(Error::Refused(format!("{name} runs already")));
@@ -225,6 +229,7 @@ impl Supervisor {
 
     fn kill_node(&self, number: usize) -> Result<()> {
         self.check(number)?;
+        let _guard = self.births_and_deaths.lock().unwrap_or_else(PoisonError::into_inner);
         let name = node_name(number);
         let group = self.description.node_cgroup(number);
         // The holder's death takes the node's first process with it, and that one's takes all others.

@@ -113,7 +113,7 @@ fn a_cluster_lives_breaks_and_leaves_nothing() {
     if skip("a_cluster_lives_breaks_and_leaves_nothing") {
         return;
     }
-    let before = interfaces();
+    let before = (interfaces(), directories());
     let options = Options { name: name("a"), nodes: 2 };
     let guard = Ended(options.name.clone());
     let begun = Instant::now();
@@ -143,7 +143,7 @@ fn a_cluster_lives_breaks_and_leaves_nothing() {
     for gone in [&directory, &second] {
         nothing_is_left_of(gone);
     }
-    assert_eq!(interfaces(), before);
+    assert_eq!((interfaces(), directories()), before);
 }
 
 /// Asks the cluster's DNS over TCP through a forwarded port, which proves port-forward as well.
@@ -284,6 +284,13 @@ fn interfaces() -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Which of the fixed directories of Kubernetes' programs the machine has.
+fn directories() -> Vec<&'static str> {
+    let fixed =
+        ["/var/lib/kubelet", "/var/lib/cni", "/opt/containerd", "/usr/libexec/kubernetes", "/run/containerd"];
+    fixed.into_iter().filter(|directory| Path::new(directory).exists()).collect()
 }
 
 /// No process, mount, control group or file of a cluster.
