@@ -70,7 +70,7 @@ impl Scene {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = WebhookMetrics::default();
-        let webhook = Arc::new(Webhook { image: image(), policies: FilePolicies, metrics });
+        let webhook = Arc::new(Webhook { image: image(), policies: FilePolicies::default(), metrics });
         let ended = ended(self.ending.subscribe());
         self.tasks.spawn(async move { serve(listener, current, webhook, ended).await.unwrap() });
         (address, readiness)

@@ -1,6 +1,8 @@
 //! Injection: golden pods, properties, the webhook, and a real cluster where there is one.
 
 #[cfg(test)]
+mod admission;
+#[cfg(test)]
 mod api_server;
 #[cfg(test)]
 mod certificates;

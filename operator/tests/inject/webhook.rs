@@ -14,12 +14,20 @@ use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tower::ServiceExt;
 
-/// The policies of this directory; the one named `away` cannot be read.
-pub(crate) struct FilePolicies;
+/// The policies of this directory, all in one namespace; the one named `away` cannot be read.
+pub(crate) struct FilePolicies {
+    pub(crate) namespace: String,
+}
+
+impl Default for FilePolicies {
+    fn default() -> Self {
+        Self { namespace: NAMESPACE.to_owned() }
+    }
+}
 
 impl Policies for FilePolicies {
     async fn policy(&self, namespace: &str, name: &str) -> Result<Option<KnownPolicy>, LookupError> {
-        assert_eq!(namespace, NAMESPACE);
+        assert_eq!(namespace, self.namespace);
         if name == "away" {
             return Err(LookupError::TimedOut);
         }
@@ -27,7 +35,7 @@ impl Policies for FilePolicies {
     }
 
     fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration> {
-        assert_eq!((namespace, lease), (NAMESPACE, "conch-payments"));
+        assert_eq!((namespace, lease), (self.namespace.as_str(), "conch-payments"));
         LONGEST_LEASE
     }
 }
@@ -42,7 +50,7 @@ impl Server {
         let metrics = WebhookMetrics::default();
         let mut registry = Registry::default();
         metrics.register(&mut registry);
-        let router = router(Arc::new(Webhook { image: image(), policies: FilePolicies, metrics }));
+        let router = router(Arc::new(Webhook { image: image(), policies: FilePolicies::default(), metrics }));
         Self { router, registry }
     }
 
