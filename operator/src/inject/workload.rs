@@ -2,7 +2,7 @@
 
 use super::{
     decide::{ChosenPolicy, Decision, RefusalReason, decide},
-    json::{entry, list, name, object_in, text},
+    json::{entry, list, object_in, text},
     sidecar::SidecarImage,
     stamp::{OPTIONAL, REQUIRED, Stamp},
 };
@@ -73,7 +73,9 @@ pub fn stamp_workload(
     image: &SidecarImage,
 ) -> Stamping {
     let Some(policy_name) = workload.policy() else {
-        return store(without_stamp(workload), misplaced(workload.new));
+        let plain = without_stamp(workload);
+        let warnings = misplaced(&plain);
+        return store(plain, warnings);
     };
     let election = match names_of(workload.new, policy_name) {
         Ok(election) => election,
@@ -120,7 +122,8 @@ fn stays(workload: Workload<'_>) -> Option<bool> {
         remove_labels(&mut template, |_, _| true);
         template
     };
-    if template(old) != template(workload.new) {
+    let stamped = entry(old, "/spec/template/metadata/labels", names::POLICY);
+    if template(old) != template(workload.new) || stamped != workload.policy() {
         return None;
     }
     match entry(old, "/spec/template/metadata/labels", names::INJECTION) {
@@ -204,16 +207,26 @@ fn selector_warning(workload: &Value) -> Vec<String> {
     )]
 }
 
-/// The annotation belongs on the workload; on its pod template it does nothing.
+/// Of a workload that is not annotated: what on its pod template looks as if it were.
 fn misplaced(workload: &Value) -> Vec<String> {
-    let Some(policy) = entry(workload, "/spec/template/metadata/annotations", names::POLICY) else {
-        return Vec::new();
-    };
-    let kind = text(workload, "/kind").unwrap_or("workload").to_lowercase();
-    let workload = name(workload.get("metadata").unwrap_or(&Value::Null)).unwrap_or("NAME");
-    vec![format!(
-        "annotation {} on the pod template does nothing: kubectl annotate {kind} {workload} {}={policy}",
-        names::POLICY,
-        names::POLICY
-    )]
+    let template = workload.pointer("/spec/template").unwrap_or(&Value::Null);
+    let mut warnings = Vec::new();
+    if let Some(policy) = entry(template, "/metadata/annotations", names::POLICY) {
+        let kind = text(workload, "/kind").unwrap_or("workload").to_lowercase();
+        let name = text(workload, "/metadata/name").unwrap_or("NAME");
+        warnings.push(format!(
+            "annotation {0} on the pod template does nothing: kubectl annotate {kind} {name} {0}={policy}",
+            names::POLICY
+        ));
+    }
+    // Its annotation was removed while the webhook was away, or somebody copied the labels.
+    if let Some(stamp) = Stamp::of(template) {
+        warnings.push(format!(
+            "the pod template has the labels of CoordinationPolicy \"{}\", but the workload has no annotation {}: annotate it, \
+             or take the labels off",
+            stamp.policy,
+            names::POLICY
+        ));
+    }
+    warnings
 }

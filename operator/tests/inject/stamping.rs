@@ -149,6 +149,34 @@ fn a_write_that_replaces_no_pods_keeps_the_stamp_whatever_became_of_the_policy()
 }
 
 #[test]
+fn an_annotation_that_changed_while_the_webhook_was_away_is_caught_up_with() {
+    let old = stored(&deployment("default"), None);
+    let annotated = with(old, "/metadata/annotations", POLICY, json!("relaxed"));
+    // Nothing changes in this write but what admission makes of it.
+    assert_eq!(
+        template_labels(&stored(&annotated, Some(&annotated))),
+        &labels("relaxed", "payments", "Optional")
+    );
+    assert_eq!(
+        template_labels(&stored(&deployment("default"), Some(&deployment("default"))))[POLICY],
+        "default"
+    );
+}
+
+#[test]
+fn an_annotation_that_was_removed_while_the_webhook_was_away_is_pointed_out() {
+    let stamped = stored(&deployment("default"), None);
+    let removed = with(stamped, "/metadata", "annotations", json!({}));
+    let (stored, warnings) = stored_with_warnings(&removed, Some(&removed));
+    assert_eq!(stored, removed);
+    assert!(
+        warnings[0]
+            .contains("has the labels of CoordinationPolicy \"default\", but the workload has no annotation"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn a_policy_that_does_not_exist_yet_is_required_and_warned_of() {
     let (stamped, warnings) = stored_with_warnings(&deployment("nope"), None);
     assert_eq!(template_labels(&stamped), &labels("nope", "payments", "Required"));
