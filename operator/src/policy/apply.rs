@@ -43,6 +43,9 @@ pub enum ApplyError {
     /// What was decided upon is not there any more: look again.
     #[error("the object changed meanwhile")]
     Stale,
+    /// What was decided upon was deleted: look again.
+    #[error("the object was deleted meanwhile")]
+    Gone,
     /// The namespace is being deleted, and everything in it.
     #[error("the namespace is being deleted")]
     NamespaceEnding,
@@ -214,7 +217,7 @@ impl Writer {
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let deletion = async { api.delete(&object.name, &parameters).await.map(drop) };
         match self.send(deletion).await {
-            Err(ApplyError::Refused { code: 404, .. }) => Ok(()),
+            Err(ApplyError::Gone) => Ok(()),
             other => other,
         }
     }
@@ -276,6 +279,7 @@ fn refused(status: Status) -> ApplyError {
     let causes = details.map(|details| details.causes).unwrap_or_default();
     match code {
         409 => ApplyError::Stale,
+        404 => ApplyError::Gone,
         // The UID in a patch is not that of the object.
         422 if message.contains("metadata.uid") => ApplyError::Stale,
         403 if causes.iter().any(|cause| cause.reason == "NamespaceTerminating") => ApplyError::NamespaceEnding,

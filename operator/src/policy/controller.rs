@@ -3,6 +3,7 @@
 use super::{
     ElectionKey, Key,
     apply::{ApplyError, Effect, Writer},
+    knowledge::Copies,
     mark::Mark,
     metrics::{Metrics, PassKind, PassLabels, PassOutcome},
     observe::{
@@ -97,6 +98,11 @@ impl Controller {
         }
     }
 
+    /// What the controller knows, for admission.
+    pub fn copies(&self) -> Copies {
+        Copies(Arc::clone(&self.index))
+    }
+
     /// Runs until it is dropped; then every part of it ends. `synced` is called once everything was listed.
     pub async fn run(self, synced: impl FnOnce() + Send + 'static) -> Ended {
         let (marks, mut marks_due) = mpsc::unbounded_channel();
@@ -165,7 +171,7 @@ impl Controller {
                 tracing::debug!(namespace = mark.namespace, lease = mark.lease, "marked that the leader's pod is being deleted");
             }
             // The pass that comes for the same event tries again.
-            Err(ApplyError::NotLeading | ApplyError::NamespaceEnding) => {}
+            Err(ApplyError::NotLeading | ApplyError::NamespaceEnding | ApplyError::Gone) => {}
             Err(error) => {
                 let (namespace, lease) = (mark.namespace, mark.lease);
                 tracing::warn!(namespace, lease, error = chain(&error), "failed to mark a Lease");
@@ -233,7 +239,7 @@ impl Controller {
         let outcome = match &result {
             Ok(()) if writes == 0 => PassOutcome::Unchanged,
             Ok(()) => PassOutcome::Changed,
-            Err(ApplyError::Stale) => PassOutcome::Stale,
+            Err(ApplyError::Stale | ApplyError::Gone) => PassOutcome::Stale,
             Err(_) => PassOutcome::Failed,
         };
         self.metrics.passes.get_or_create(&PassLabels { kind, outcome }).inc();
@@ -301,7 +307,7 @@ impl Controller {
         match (error, key) {
             // Whoever leads does it; nobody needs to.
             (ApplyError::NotLeading | ApplyError::NamespaceEnding, _) => return,
-            (ApplyError::Stale, _) => return self.queue.add(key.clone(), BACKOFF_MIN),
+            (ApplyError::Stale | ApplyError::Gone, _) => return self.queue.add(key.clone(), BACKOFF_MIN),
             (ApplyError::Foreign(kind), Key::Election(election)) => {
                 let mut memory = self.memory();
                 memory.foreign.entry(election.clone()).or_default().insert(*kind, Instant::now());

@@ -8,6 +8,7 @@
 
 pub mod apply;
 pub mod controller;
+pub mod knowledge;
 pub mod mark;
 pub mod metrics;
 pub mod observe;

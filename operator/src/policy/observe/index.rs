@@ -11,12 +11,13 @@ use super::{
 use crate::{
     inject::SidecarImage,
     policy::{ElectionKey, Key, PolicyKey, mark::Mark},
+    webhook::KnownPolicy,
 };
 use conch_crds::names;
 use jiff::Timestamp;
 use std::{
-    collections::{BTreeSet, HashMap},
-    time::Instant,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, Instant},
 };
 
 /// All copies.
@@ -108,6 +109,18 @@ impl Index {
         elections.map(election_key).chain(policies).collect()
     }
 
+    /// A policy that can be read.
+    pub fn known_policy(&self, namespace: &str, name: &str) -> Option<KnownPolicy> {
+        let policy = &self.policies.get(namespace, name)?.view;
+        let spec = policy.spec.as_ref().ok()?.clone();
+        Some(KnownPolicy { generation: policy.generation.unwrap_or_default(), spec })
+    }
+
+    /// The longest lease in use, as it stands on a Lease.
+    pub fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration> {
+        self.leases.get(namespace, lease)?.view.longest_lease
+    }
+
     /// How many Leases there are, and how many of them are held.
     pub fn leases(&self) -> (i64, i64) {
         self.leases.iter().fold((0, 0), |(all, held), lease| (all + 1, held + i64::from(lease.holder.is_some())))
@@ -146,7 +159,7 @@ impl Index {
             pods,
             foreign: BTreeSet::new(),
             abandoned_for: None,
-            touched: std::collections::BTreeMap::new(),
+            touched: BTreeMap::new(),
         };
         observed.abandoned_for = self.abandoned_since(&observed, now).map(|since| now.saturating_duration_since(since));
         observed
