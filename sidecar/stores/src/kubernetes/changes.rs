@@ -257,3 +257,37 @@ impl Delay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_delay_doubles_up_to_its_end_and_is_spread() {
+        let mut delay = Delay::default();
+        let started = Instant::now();
+        delay.wait().await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        for milliseconds in [100, 200, 400, 800, 1_600, 3_200, 6_400, 8_000, 8_000] {
+            delay.lengthen();
+            let started = Instant::now();
+            delay.wait().await;
+            let (waited, most) = (started.elapsed(), Duration::from_millis(milliseconds));
+            assert!(
+                waited >= most / 2 && waited <= most + Duration::from_millis(1),
+                "{waited:?} of {most:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_server_asks_for_lengthens_the_delay_within_reason() {
+        let mut delay = Delay::default();
+        delay.be_at_least(Duration::from_secs(3));
+        assert_eq!(delay.length, Duration::from_secs(3));
+        delay.be_at_least(Duration::ZERO);
+        assert_eq!(delay.length, Duration::from_secs(3));
+        delay.be_at_least(Duration::from_secs(3_000));
+        assert_eq!(delay.length, DELAY_MAX);
+    }
+}

@@ -64,6 +64,7 @@ macro_rules! conformance {
             a_register_that_was_never_written_is_none,
             a_write_that_creates_does_it_once,
             a_write_succeeds_from_the_current_version_only,
+            a_version_that_never_was_is_refused,
             a_version_from_before_a_deletion_is_refused,
             no_version_comes_twice,
             fences_rise_through_deletion_and_creation,
@@ -116,6 +117,16 @@ pub(crate) async fn a_write_succeeds_from_the_current_version_only(subject: &imp
     let current = read(&other).await.version;
     other.write(&held(2, 2), Some(&current), None).await.unwrap();
     assert_eq!(read(&one).await.content, Content::Record(held(2, 2)));
+}
+
+pub(crate) async fn a_version_that_never_was_is_refused(subject: &impl Subject) {
+    let store = subject.candidate().await;
+    let never = Version("no such version".to_owned());
+    assert_eq!(store.write(&held(1, 1), Some(&never), None).await, Err(WriteError::Conflict));
+    assert_eq!(store.read().await, Ok(None));
+    store.write(&held(1, 2), None, None).await.unwrap();
+    assert_eq!(store.write(&held(1, 3), Some(&never), None).await, Err(WriteError::Conflict));
+    assert_eq!(read(&store).await.content, Content::Record(held(1, 2)));
 }
 
 pub(crate) async fn a_version_from_before_a_deletion_is_refused(subject: &impl Subject) {
