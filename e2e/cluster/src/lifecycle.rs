@@ -24,6 +24,7 @@ use crate::forward;
 use crate::kubeconfig;
 use crate::kubectl;
 use crate::layout::{DNS_IMAGE, Layout, MOST_NODES, PAUSE_IMAGE};
+use crate::messages::{Request, ask};
 use crate::prerequisites;
 use crate::processes;
 use crate::progress::Progress;
@@ -58,7 +59,8 @@ pub(crate) fn up(layout: &Layout, nodes: usize) -> Result<()> {
     let progress = Progress::start();
     prerequisites::ensure()?;
     let _lock = lock(layout)?;
-    if is_running(layout) {
+    // The holder outlives a killed supervisor for as long as the kernel takes to end the rest.
+    if is_running(layout) && ask(&layout.socket(), &Request::Status).is_ok() {
         return check_running(layout, nodes, &progress);
     }
     if layout.description().exists() {
