@@ -3,6 +3,14 @@
 //! [`sidecar::Sidecar`] joins four parts: the candidate (which talks to the store), [`program`] (does the program want to
 //! lead, has it stopped), [`shutdown`] (does SIGTERM prove that it has stopped) and the HTTP handlers in [`http`]. The second
 //! and third are pure and hold every decision; [`run`] is the process around them.
+//!
+//! To try it outside a cluster, give it the names of a pod and a kubeconfig that may write the Lease:
+//!
+//! ```sh
+//! conch-sidecar serve --kubeconfig ~/.kube/config --namespace shop --election payments --lease conch-payments \
+//!     --pod-name me --pod-uid "$(cat /proc/sys/kernel/random/uuid)"
+//! curl 'localhost:4040/v1/leader?wait=30s'
+//! ```
 
 pub mod args;
 pub mod client;

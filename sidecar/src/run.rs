@@ -38,7 +38,11 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::JoinSet,
+};
 
 /// Of the API: generous for one pod, and no way to hold its memory.
 const API_LIMITS: Limits = Limits {
@@ -52,6 +56,11 @@ const API_LIMITS: Limits = Limits {
 /// Of metrics and health, which every pod of the cluster can reach.
 const METRICS_LIMITS: Limits = Limits { connections: 16, ..API_LIMITS };
 
+const SEND_BUFFER_BYTES: u32 = 16 * 1024;
+
+/// Connections that the kernel holds while the loop is busy.
+const BACKLOG: u32 = 128;
+
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The sockets. Whoever holds them knows that no earlier process of this pod answers any more.
@@ -64,7 +73,7 @@ struct Listeners {
 pub async fn run(args: ServeArgs) -> Result<()> {
     let (timing, longest_lease) = args.timing.validate()?;
     let signals = Signals::new().context("failed to listen for signals")?;
-    let listeners = Listeners::bind(args.api.port).await?;
+    let listeners = Listeners::bind(args.api.port)?;
     let store = connect(&args).await?;
     let deletions = store.pod_deletion();
 
@@ -149,18 +158,18 @@ async fn kubeconfig(path: &Path) -> Result<kube::Config> {
 }
 
 impl Listeners {
-    async fn bind(port: u16) -> Result<Self> {
+    fn bind(port: u16) -> Result<Self> {
         let context =
             || format!("failed to listen on port {port} of the loopback address; does the program use it?");
-        let mut api = vec![TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.with_context(context)?];
-        match TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
+        let mut api = vec![listen((Ipv4Addr::LOCALHOST, port).into()).with_context(context)?];
+        match listen((Ipv6Addr::LOCALHOST, port).into()) {
             Ok(listener) => api.push(listener),
             Err(error) if lacks_ipv6(&error) => tracing::debug!(%error, "serves IPv4 only"),
             // Somebody else would answer those to whom localhost means ::1.
             Err(error) => return Err(error).with_context(context),
         }
         let port = port + METRICS_PORT_OFFSET;
-        let metrics = bind_every_address(port).await.with_context(|| {
+        let metrics = listen_everywhere(port).with_context(|| {
             format!("failed to listen on port {port} for metrics; does the program use it?")
         })?;
         Ok(Self { api, metrics })
@@ -193,11 +202,22 @@ async fn ended(mut end: watch::Receiver<bool>) {
 }
 
 /// IPv6 takes IPv4 along, where the machine has it.
-async fn bind_every_address(port: u16) -> io::Result<TcpListener> {
-    match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
-        Err(error) if lacks_ipv6(&error) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+fn listen_everywhere(port: u16) -> io::Result<TcpListener> {
+    match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Err(error) if lacks_ipv6(&error) => listen((Ipv4Addr::UNSPECIFIED, port).into()),
         result => result,
     }
+}
+
+/// A listener whose connections buffer no more than a few answers: what a reader does not take would otherwise grow to
+/// megabytes of this container's memory, and go unnoticed for as long.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Without it, connections of an earlier process that linger would hold the port. Two can still not listen at a time.
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn lacks_ipv6(error: &io::Error) -> bool {

@@ -9,6 +9,8 @@ mod pod;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod proof;
+#[cfg(test)]
 mod real;
 #[cfg(test)]
 mod streams;

@@ -160,3 +160,20 @@ fn clients_that_hold_all_they_can_delay_neither_renewals_nor_other_answers() {
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(sidecar.lead()["token"], term["token"]);
 }
+
+#[test]
+fn what_the_operator_saw_counts_even_if_it_says_so_after_sigterm() {
+    let Some(election) = Election::new() else { return };
+    let (mut first, second) = (election.start("first"), election.start("second"));
+    let mut onlooker = second.hold();
+    onlooker.until(false);
+    first.lead();
+    assert!(first.run("prestop").status.success());
+    first.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(100));
+    let said = Instant::now();
+    election.mark_deletion("first");
+    onlooker.until(true);
+    assert!(said.elapsed() < SOON, "{:?}", said.elapsed());
+    assert!(first.ends_within(SOON).success());
+}
