@@ -7,7 +7,6 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::archive::hex;
 use crate::command::{command, output};
 use crate::error::{Context, Error, Result};
 use crate::prerequisites::check_go;
@@ -234,6 +233,16 @@ fn key(source: &Source) -> String {
     hex(&hash.finalize())
 }
 
+/// Lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,6 +258,11 @@ mod tests {
         assert_ne!(one, key(&source(&[("go.mod", "ab"), ("go.sum", "")])));
         assert_ne!(one, key(&source(&[("go.mod", "a")])));
         assert_eq!(one.len(), 64);
+    }
+
+    #[test]
+    fn hexadecimal_digits() {
+        assert_eq!(hex(&[0, 10, 255]), "000aff");
     }
 
     #[test]

@@ -14,7 +14,6 @@
 //! # }
 //! ```
 
-mod archive;
 mod binaries;
 mod certificates;
 mod cgroup;

@@ -9,11 +9,11 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use conch_images::Image;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use serde::{Deserialize, Serialize};
 
-use crate::archive;
 use crate::binaries::Binaries;
 use crate::certificates;
 use crate::cgroup::Cgroups;
@@ -247,11 +247,29 @@ fn keep_own_image(layout: &Layout, binaries: &Binaries, image: &str, name: &str)
     let cached = program.with_extension("tar");
     if !cached.exists() {
         let new = program.with_extension("new");
-        archive::write(&new, image, &program, name)?;
+        fs::write(&new, archive(image, &program, name)?).at("write", &new)?;
         fs::rename(&new, &cached).at("write", &cached)?;
     }
     let kept = layout.images().join(format!("{name}.tar"));
     fs::copy(&cached, &kept).at("write", &kept).map(drop)
+}
+
+/// An image of one program.
+fn archive(image: &str, program: &Path, name: &str) -> Result<Vec<u8>> {
+    let image = Image {
+        name: image,
+        binary_path: &format!("/{name}"),
+        binary: &fs::read(program).at("read", program)?,
+        architecture: match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        },
+        description: "A part of conch-cluster",
+    };
+    let archive =
+        image.archive().map_err(|error| Error::Invalid(format!("{}: {error}", program.display())))?;
+    Ok(archive.bytes)
 }
 
 /// The program `conch-cluster`: this one, or the one built beside the test or demo that uses the library.
