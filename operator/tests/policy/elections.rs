@@ -5,7 +5,7 @@ use conch_crds::{CoordinationPolicy, Election, names};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     authorization::v1::SubjectAccessReview,
-    coordination::v1::Lease,
+    coordination::v1::{Lease, LeaseSpec},
     core::v1::Pod,
     rbac::v1::{Role, RoleBinding},
 };
@@ -26,7 +26,7 @@ async fn an_annotated_workload_gets_its_objects_and_then_nothing_more_is_written
     eprintln!("from the workload to a fresh Lease: {:?}", start.elapsed());
     assert_eq!(lease.annotations()[names::LONGEST_LEASE], "15000");
     assert_eq!(lease.owner_references()[0].uid, deployment.uid().unwrap());
-    assert!(lease.spec.is_none_or(|spec| spec == Default::default()));
+    assert!(lease.spec.is_none_or(|spec| spec == LeaseSpec::default()));
     operator.settle().await;
     assert!(cluster.get::<Role>("conch-payments").await.is_some());
     assert!(cluster.get::<CoordinationPolicy>("default").await.is_some());

@@ -1,0 +1,5 @@
+//! The plan, situation by situation.
+
+mod election;
+mod page;
+mod world;
