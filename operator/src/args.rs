@@ -69,7 +69,8 @@ pub struct RunArgs {
 impl Args {
     /// The command; where none was given, running with what the environment says.
     pub fn command_or_run(self) -> Command {
-        self.command.unwrap_or_else(|| Command::Run(Box::new(FromEnvironment::parse_from(["conch-operator"]).run)))
+        self.command
+            .unwrap_or_else(|| Command::Run(Box::new(FromEnvironment::parse_from(["conch-operator"]).run)))
     }
 }
 
@@ -109,6 +110,8 @@ mod tests {
         let args = Args::parse_from(["conch-operator", "run", "--sidecar-image", "image:1"]);
         let Command::Run(run) = args.command_or_run() else { panic!("another command") };
         assert_eq!(run.sidecar().reference, "image:1");
-        assert!(Args::try_parse_from(["conch-operator", "run", "--sidecar-pull-policy", "Sometimes"]).is_err());
+        assert!(
+            Args::try_parse_from(["conch-operator", "run", "--sidecar-pull-policy", "Sometimes"]).is_err()
+        );
     }
 }

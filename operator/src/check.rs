@@ -18,19 +18,30 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Says on standard output what is as it should be; fails at the first thing that is not.
 pub async fn check(namespace: &str) -> Result<()> {
     let (client, _) = cluster::connect().await?;
-    let missing = cluster::missing_definitions(&client).await.context("failed to ask for the resource definitions")?;
-    ensure!(missing.is_empty(), "the API server does not serve {missing:?}: are the resource definitions installed?");
+    let missing =
+        cluster::missing_definitions(&client).await.context("failed to ask for the resource definitions")?;
+    ensure!(
+        missing.is_empty(),
+        "the API server does not serve {missing:?}: are the resource definitions installed?"
+    );
     println!("ok: the API server serves the resource definitions");
 
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(client);
     let name = operator_objects::WEBHOOK_CONFIGURATION;
-    let configuration = configurations.get(name).await.with_context(|| format!("failed to read webhook configuration {name}"))?;
+    let configuration = configurations
+        .get(name)
+        .await
+        .with_context(|| format!("failed to read webhook configuration {name}"))?;
     let webhooks = configuration.webhooks.unwrap_or_default();
     ensure!(!webhooks.is_empty(), "webhook configuration {name} has no webhook");
     for webhook in webhooks {
         let bundle = webhook.client_config.ca_bundle.unwrap_or(ByteString(Vec::new()));
-        let subject = handshake(namespace, &bundle.0).await.with_context(|| format!("webhook {}", webhook.name))?;
-        println!("ok: webhook {} answers as {subject} with a certificate that its caBundle vouches for", webhook.name);
+        let subject =
+            handshake(namespace, &bundle.0).await.with_context(|| format!("webhook {}", webhook.name))?;
+        println!(
+            "ok: webhook {} answers as {subject} with a certificate that its caBundle vouches for",
+            webhook.name
+        );
     }
     Ok(())
 }
@@ -47,9 +58,14 @@ async fn handshake(namespace: &str, bundle: &[u8]) -> Result<String> {
     let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let host = format!("{}.{namespace}.svc", operator_objects::SERVICE);
     let connect = async {
-        let stream = TcpStream::connect((host.as_str(), PORT)).await.with_context(|| format!("failed to reach {host}"))?;
+        let stream = TcpStream::connect((host.as_str(), PORT))
+            .await
+            .with_context(|| format!("failed to reach {host}"))?;
         let server = ServerName::try_from(host.clone()).context("failed to read the Service's name")?;
-        TlsConnector::from(Arc::new(config)).connect(server, stream).await.context("failed to agree on a certificate")
+        TlsConnector::from(Arc::new(config))
+            .connect(server, stream)
+            .await
+            .context("failed to agree on a certificate")
     };
     timeout(CONNECT_TIMEOUT, connect).await.context("no answer in time")??;
     Ok(host)

@@ -13,7 +13,10 @@ fn main() -> Result<()> {
     let command = args.command_or_run();
     conch_process::log::init(&common.log, common.log_format)?;
     let _ = rustls::crypto::ring::default_provider().install_default(); // fails only if it was done before
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
     runtime.block_on(async {
         match command {
             Command::Run(args) => run::run(common, *args).await,

@@ -20,7 +20,11 @@ use conch_process::{
 };
 use kube::Client;
 use prometheus_client::registry::Registry;
-use std::{net::{Ipv4Addr, Ipv6Addr}, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 /// Of metrics and health, which every pod of the cluster can reach.
@@ -95,7 +99,8 @@ impl Process {
         let certificate_metrics = CertificateMetrics::default();
         certificate_metrics.register(&mut self.registry);
         let config = CertificateConfig::new(&common.namespace);
-        let certificates = Certificates::new(config, client.clone(), Arc::clone(&current), certificate_metrics);
+        let certificates =
+            Certificates::new(config, client.clone(), Arc::clone(&current), certificate_metrics);
         let until = told(self.ended.clone());
         self.tasks.spawn(async move {
             certificates.run(latch, until).await;
@@ -116,7 +121,9 @@ async fn listen(port: u16) -> Result<TcpListener> {
     if let Ok(listener) = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
         return Ok(listener);
     }
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.with_context(|| format!("failed to listen on port {port}"))
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+        .await
+        .with_context(|| format!("failed to listen on port {port}"))
 }
 
 async fn join(tasks: &mut Tasks) -> Result<()> {

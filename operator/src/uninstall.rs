@@ -27,14 +27,19 @@ pub async fn uninstall() -> Result<()> {
     let name = operator_objects::WEBHOOK_CONFIGURATION;
     match configurations.delete(name, &DeleteParams::default()).await {
         Ok(_) => tracing::info!(name, "deleted the webhook configuration"),
-        Err(kube::Error::Api(status)) if status.code == 404 => tracing::info!(name, "there is no webhook configuration"),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            tracing::info!(name, "there is no webhook configuration")
+        }
         Err(error) => return Err(error).context("failed to delete the webhook configuration"),
     }
     let mut annotated = annotated::<Deployment>(&client).await?;
     annotated.extend(self::annotated::<StatefulSet>(&client).await?);
     annotated.extend(self::annotated::<DaemonSet>(&client).await?);
     for workload in &annotated {
-        tracing::warn!(workload, "is still annotated: its pods elect with the sidecars that they have; new pods get none");
+        tracing::warn!(
+            workload,
+            "is still annotated: its pods elect with the sidecars that they have; new pods get none"
+        );
     }
     tracing::info!(workloads = annotated.len(), annotation = names::POLICY, "workloads are still annotated");
     Ok(())
@@ -49,9 +54,18 @@ where
     let mut found = Vec::new();
     loop {
         let page = api.list(&parameters).await.context("failed to list workloads")?;
-        found.extend(page.items.iter().filter(|object| object.annotations().contains_key(names::POLICY)).map(|object| {
-            format!("{} {}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any())
-        }));
+        found.extend(
+            page.items.iter().filter(|object| object.annotations().contains_key(names::POLICY)).map(
+                |object| {
+                    format!(
+                        "{} {}/{}",
+                        K::kind(&()),
+                        object.namespace().unwrap_or_default(),
+                        object.name_any()
+                    )
+                },
+            ),
+        );
         match page.metadata.continue_.filter(|more| !more.is_empty()) {
             Some(more) => parameters = parameters.continue_token(&more),
             None => return Ok(found),

@@ -116,8 +116,11 @@ impl Writer {
 
     /// Writes a mark.
     pub async fn mark(&self, mark: &Mark) -> Result<(), ApplyError> {
-        let lease =
-            Identity { namespace: mark.namespace.clone(), name: mark.lease.clone(), uid: mark.lease_uid.clone() };
+        let lease = Identity {
+            namespace: mark.namespace.clone(),
+            name: mark.lease.clone(),
+            uid: mark.lease_uid.clone(),
+        };
         self.merge::<Lease>(&lease, &mark.patch()?).await.map(drop)
     }
 
@@ -160,7 +163,8 @@ impl Writer {
     /// * `kind`: where an object of that name may be somebody else's.
     async fn create<K: Kind>(&self, kind: Option<ObjectKind>, object: K) -> Result<(), ApplyError> {
         let api: Api<K> = self.api(object.meta().namespace.as_deref());
-        let parameters = PostParams { field_manager: Some(names::OPERATOR.to_owned()), ..PostParams::default() };
+        let parameters =
+            PostParams { field_manager: Some(names::OPERATOR.to_owned()), ..PostParams::default() };
         match self.send(api.create(&parameters, &object)).await {
             Ok(_) => Ok(()),
             Err(ApplyError::Stale) => match kind {
@@ -207,7 +211,8 @@ impl Writer {
 
     async fn merge<K: Kind>(&self, object: &Identity, patch: &Value) -> Result<K, ApplyError> {
         let api: Api<K> = self.api(Some(&object.namespace));
-        let parameters = PatchParams { field_manager: Some(names::OPERATOR.to_owned()), ..PatchParams::default() };
+        let parameters =
+            PatchParams { field_manager: Some(names::OPERATOR.to_owned()), ..PatchParams::default() };
         self.send(api.patch(&object.name, &parameters, &Patch::Merge(patch))).await
     }
 
@@ -223,7 +228,12 @@ impl Writer {
     }
 
     /// A patch that changes nothing, so that the webhook sees the workload.
-    async fn touch(&self, kind: WorkloadKind, workload: Identity, notice: Notice) -> Result<Effect, ApplyError> {
+    async fn touch(
+        &self,
+        kind: WorkloadKind,
+        workload: Identity,
+        notice: Notice,
+    ) -> Result<Effect, ApplyError> {
         let patch = json!({"metadata": {"uid": workload.uid}});
         let after = match kind {
             WorkloadKind::Deployment => Workload::of(self.merge::<Deployment>(&workload, &patch).await?),
@@ -258,7 +268,11 @@ trait Kind:
 }
 
 impl<K> Kind for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
 {
 }
 
@@ -282,7 +296,9 @@ fn refused(status: Status) -> ApplyError {
         404 => ApplyError::Gone,
         // The UID in a patch is not that of the object.
         422 if message.contains("metadata.uid") => ApplyError::Stale,
-        403 if causes.iter().any(|cause| cause.reason == "NamespaceTerminating") => ApplyError::NamespaceEnding,
+        403 if causes.iter().any(|cause| cause.reason == "NamespaceTerminating") => {
+            ApplyError::NamespaceEnding
+        }
         _ => ApplyError::Refused { code, message },
     }
 }

@@ -168,7 +168,11 @@ impl Controller {
         match self.writer.mark(&mark).await {
             Ok(()) => {
                 self.metrics.mark_seconds.observe(since.elapsed().as_secs_f64());
-                tracing::debug!(namespace = mark.namespace, lease = mark.lease, "marked that the leader's pod is being deleted");
+                tracing::debug!(
+                    namespace = mark.namespace,
+                    lease = mark.lease,
+                    "marked that the leader's pod is being deleted"
+                );
             }
             // The pass that comes for the same event tries again.
             Err(ApplyError::NotLeading | ApplyError::NamespaceEnding | ApplyError::Gone) => {}
@@ -280,7 +284,8 @@ impl Controller {
             observed.foreign = foreign.keys().copied().collect();
         }
         let touched = |uid: &String| memory.touched.get(uid).map(Instant::elapsed);
-        let claims: BTreeSet<String> = observed.claims.iter().map(|claim| claim.identity.uid.clone()).collect();
+        let claims: BTreeSet<String> =
+            observed.claims.iter().map(|claim| claim.identity.uid.clone()).collect();
         observed.touched = claims.into_iter().filter_map(|uid| touched(&uid).map(|ago| (uid, ago))).collect();
     }
 

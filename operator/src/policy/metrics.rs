@@ -83,9 +83,17 @@ impl Metrics {
             "From seeing that a leader's pod is being deleted until its Lease says so",
             metrics.mark_seconds.clone(),
         );
-        registry.register("queue_length", "Elections and policies that wait for a pass", metrics.queue.clone());
+        registry.register(
+            "queue_length",
+            "Elections and policies that wait for a pass",
+            metrics.queue.clone(),
+        );
         registry.register("elections", "Elections that have a Lease", metrics.elections.clone());
-        registry.register("elections_led", "Elections whose Lease names a holder", metrics.elections_led.clone());
+        registry.register(
+            "elections_led",
+            "Elections whose Lease names a holder",
+            metrics.elections_led.clone(),
+        );
         registry.register("leading", "Whether this operator is the one that writes", metrics.leading.clone());
         metrics
     }

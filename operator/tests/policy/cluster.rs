@@ -78,8 +78,10 @@ impl Cluster {
         install(&client, Election::crd()).await;
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let namespace = json!({"metadata": {"generateName": format!("{test}-")}});
-        let namespace =
-            namespaces.create(&PostParams::default(), &serde_json::from_value(namespace).unwrap()).await.unwrap();
+        let namespace = namespaces
+            .create(&PostParams::default(), &serde_json::from_value(namespace).unwrap())
+            .await
+            .unwrap();
         Some(Self { client, namespace: namespace.name_any(), _turn: turn })
     }
 
@@ -126,7 +128,11 @@ impl Cluster {
 
     pub(crate) async fn create<K>(&self, object: Value) -> K
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Serialize,
     {
         let object = serde_json::from_value(object).unwrap();
         self.api::<K>().create(&PostParams::default(), &object).await.unwrap()

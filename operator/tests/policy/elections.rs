@@ -20,7 +20,10 @@ async fn an_annotated_workload_gets_its_objects_and_then_nothing_more_is_written
     let start = Instant::now();
     let deployment = cluster.deployment("payments", "default", None).await;
     let lease = wait_for("fresh Lease", async || {
-        cluster.get::<Lease>("conch-payments").await.filter(|lease| lease.annotations().contains_key(names::FRESH))
+        cluster
+            .get::<Lease>("conch-payments")
+            .await
+            .filter(|lease| lease.annotations().contains_key(names::FRESH))
     })
     .await;
     eprintln!("from the workload to a fresh Lease: {:?}", start.elapsed());
@@ -93,7 +96,8 @@ async fn may(cluster: &Cluster, account: &str, verb: &str, lease: &str) -> bool 
             "resource": "leases", "name": lease},
     }});
     let reviews: Api<SubjectAccessReview> = Api::all(cluster.client.clone());
-    let review = reviews.create(&PostParams::default(), &serde_json::from_value(review).unwrap()).await.unwrap();
+    let review =
+        reviews.create(&PostParams::default(), &serde_json::from_value(review).unwrap()).await.unwrap();
     review.status.unwrap().allowed
 }
 
@@ -168,8 +172,13 @@ async fn an_election_that_nobody_asks_for_is_removed_when_nobody_can_believe_to_
     cluster.deployment("payments", "short", None).await;
     operator.settle().await;
     let unannotated = Instant::now();
-    cluster.merge::<Deployment>("payments", json!({"metadata": {"annotations": {names::POLICY: null}}})).await;
-    wait_for("end of the Election", async || cluster.get::<Election>("payments").await.is_none().then_some(())).await;
+    cluster
+        .merge::<Deployment>("payments", json!({"metadata": {"annotations": {names::POLICY: null}}}))
+        .await;
+    wait_for("end of the Election", async || {
+        cluster.get::<Election>("payments").await.is_none().then_some(())
+    })
+    .await;
     let took = unannotated.elapsed();
     assert!(took >= Duration::from_secs(3), "{took:?}");
     assert!(cluster.get::<Lease>("conch-payments").await.is_none());
@@ -186,12 +195,17 @@ async fn objects_stay_while_a_pod_of_an_election_lives() {
     cluster.deployment("payments", "short", None).await;
     cluster.pod("payments-0", "payments", "default").await;
     operator.settle().await;
-    cluster.merge::<Deployment>("payments", json!({"metadata": {"annotations": {names::POLICY: null}}})).await;
+    cluster
+        .merge::<Deployment>("payments", json!({"metadata": {"annotations": {names::POLICY: null}}}))
+        .await;
     // The pod asks for 15 s: long past those of the policy, everything is there.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(cluster.get::<Lease>("conch-payments").await.is_some());
     assert!(may(&cluster, "default", "update", "conch-payments").await);
-    assert_eq!(cluster.get::<Lease>("conch-payments").await.unwrap().annotations()[names::LONGEST_LEASE], "15000");
+    assert_eq!(
+        cluster.get::<Lease>("conch-payments").await.unwrap().annotations()[names::LONGEST_LEASE],
+        "15000"
+    );
     cluster.end().await;
 }
 

@@ -42,7 +42,10 @@ async fn whatever_write_an_operator_dies_after_the_next_one_finishes_the_work() 
         operator.stop().await;
     }
     let _operator = cluster.operator().await;
-    wait_for("end of the Election", async || cluster.get::<Election>("payments").await.is_none().then_some(())).await;
+    wait_for("end of the Election", async || {
+        cluster.get::<Election>("payments").await.is_none().then_some(())
+    })
+    .await;
     assert!(cluster.get::<Lease>("conch-payments").await.is_none());
     cluster.end().await;
 }
@@ -71,7 +74,10 @@ async fn a_lease_that_is_made_again_is_not_fresh() {
     // A workload of the same name, right after the first one was deleted while the operator was away.
     operator.stop().await;
     cluster.delete::<Deployment>("payments").await;
-    wait_for("end of the Lease", async || cluster.get::<Lease>("conch-payments").await.is_none().then_some(())).await;
+    wait_for("end of the Lease", async || {
+        cluster.get::<Lease>("conch-payments").await.is_none().then_some(())
+    })
+    .await;
     cluster.deployment("payments", "default", None).await;
     let operator = cluster.operator().await;
     operator.settle().await;
@@ -106,7 +112,8 @@ async fn a_lease_that_a_sidecar_made_is_adopted_and_one_that_was_tampered_with_i
     assert_eq!(lease.labels()[names::MANAGED], names::MANAGED_VALUE);
     assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some("p_u_n"));
 
-    let stranger = json!({"subjects": [{"kind": "User", "name": "stranger", "apiGroup": "rbac.authorization.k8s.io"}]});
+    let stranger =
+        json!({"subjects": [{"kind": "User", "name": "stranger", "apiGroup": "rbac.authorization.k8s.io"}]});
     cluster.merge::<RoleBinding>("conch-payments", stranger).await;
     cluster.merge::<Role>("conch-payments", json!({"rules": []})).await;
     wait_for("repair", async || {

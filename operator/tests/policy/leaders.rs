@@ -70,7 +70,10 @@ async fn a_leaders_deleted_pod_is_marked_on_the_lease_within_milliseconds() {
         wait_for("Lease", async || cluster.get::<Lease>("conch-payments").await).await;
         cluster.hold("conch-payments", &pod, "a", "00000000000000000007").await;
         // The watches of pods and Leases have both delivered.
-        wait_for("leader", async || (cluster.status("payments").await.holder.as_ref() == Some(&name)).then_some(())).await;
+        wait_for("leader", async || {
+            (cluster.status("payments").await.holder.as_ref() == Some(&name)).then_some(())
+        })
+        .await;
         let start = Instant::now();
         cluster.delete::<Pod>(&name).await;
         let mark = loop {
@@ -86,7 +89,11 @@ async fn a_leaders_deleted_pod_is_marked_on_the_lease_within_milliseconds() {
         assert_eq!(mark.sidecar_image, crate::cluster::IMAGE);
     }
     took.sort();
-    eprintln!("from DELETE sent to the mark read: median {:?}, slowest {:?}", took[took.len() / 2], took[took.len() - 1]);
+    eprintln!(
+        "from DELETE sent to the mark read: median {:?}, slowest {:?}",
+        took[took.len() / 2],
+        took[took.len() - 1]
+    );
     assert!(took[took.len() / 2] < Duration::from_millis(100));
     drop(operator);
     cluster.end().await;

@@ -7,5 +7,5 @@
 
 mod cluster;
 mod elections;
-mod leaders;
 mod faults;
+mod leaders;

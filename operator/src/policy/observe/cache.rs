@@ -90,13 +90,21 @@ impl<T: View> Cache<T> {
     fn finish_list(&mut self, now: Instant) -> Vec<Change<T>> {
         self.synced = true;
         let listed = mem::take(&mut self.listing).unwrap_or_default();
-        let gone: Vec<Place> = self.entries.keys().filter(|place| !listed.contains(*place)).cloned().collect();
+        let gone: Vec<Place> =
+            self.entries.keys().filter(|place| !listed.contains(*place)).cloned().collect();
         gone.into_iter().filter_map(|place| self.put(&place, None, now, true)).collect()
     }
 
-    fn put(&mut self, place: &Place, after: Option<(T, String)>, now: Instant, listed: bool) -> Option<Change<T>> {
+    fn put(
+        &mut self,
+        place: &Place,
+        after: Option<(T, String)>,
+        now: Instant,
+        listed: bool,
+    ) -> Option<Change<T>> {
         let before = self.entries.remove(place);
-        let after = after.map(|(view, version)| (view.follow(before.as_ref().map(|entry| &entry.view)), version));
+        let after =
+            after.map(|(view, version)| (view.follow(before.as_ref().map(|entry| &entry.view)), version));
         if let Some((view, version)) = &after {
             let first_seen = match &before {
                 Some(entry) if entry.view.identity().uid == view.identity().uid => entry.first_seen,

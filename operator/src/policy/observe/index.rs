@@ -123,7 +123,9 @@ impl Index {
 
     /// How many Leases there are, and how many of them are held.
     pub fn leases(&self) -> (i64, i64) {
-        self.leases.iter().fold((0, 0), |(all, held), lease| (all + 1, held + i64::from(lease.holder.is_some())))
+        self.leases
+            .iter()
+            .fold((0, 0), |(all, held), lease| (all + 1, held + i64::from(lease.holder.is_some())))
     }
 
     /// What one election is.
@@ -161,7 +163,8 @@ impl Index {
             abandoned_for: None,
             touched: BTreeMap::new(),
         };
-        observed.abandoned_for = self.abandoned_since(&observed, now).map(|since| now.saturating_duration_since(since));
+        observed.abandoned_for =
+            self.abandoned_since(&observed, now).map(|since| now.saturating_duration_since(since));
         observed
     }
 
@@ -197,7 +200,9 @@ impl Index {
         let elections: BTreeSet<String> =
             self.workloads().filter(names_it).filter_map(|workload| workload.election_name().ok()).collect();
         let carries_it = |pod: &&Pod| {
-            pod.identity.namespace == key.namespace && pod.policy.as_ref() == Some(&key.name) && pod.is_living()
+            pod.identity.namespace == key.namespace
+                && pod.policy.as_ref() == Some(&key.name)
+                && pod.is_living()
         };
         Some(ObservedPolicy {
             policy,
@@ -265,7 +270,8 @@ impl Index {
 
     pub(super) fn on_policy(&mut self, change: &Change<Policy>) -> Reaction {
         let mut reaction = Reaction::default();
-        let spec = |policy: &Option<Policy>| policy.as_ref().map(|policy| (policy.generation, policy.spec.clone()));
+        let spec =
+            |policy: &Option<Policy>| policy.as_ref().map(|policy| (policy.generation, policy.spec.clone()));
         let Some(policy) = change.after.as_ref().or(change.before.as_ref()) else {
             return reaction;
         };
@@ -273,7 +279,8 @@ impl Index {
         // The rest is our own status.
         if spec(&change.before) != spec(&change.after) {
             let named = self.workloads().filter(|workload| {
-                workload.identity.namespace == policy.identity.namespace && workload.policy == policy.identity.name
+                workload.identity.namespace == policy.identity.namespace
+                    && workload.policy == policy.identity.name
             });
             reaction.keys.extend(named.flat_map(election_keys));
         }
@@ -281,7 +288,8 @@ impl Index {
     }
 
     pub(super) fn on_namespace(&mut self, change: &Change<DisabledNamespace>) -> Reaction {
-        let namespace = change.after.as_ref().or(change.before.as_ref()).map(|namespace| &namespace.identity.name);
+        let namespace =
+            change.after.as_ref().or(change.before.as_ref()).map(|namespace| &namespace.identity.name);
         let inside = self.workloads().filter(|workload| Some(&workload.identity.namespace) == namespace);
         Reaction { keys: inside.flat_map(election_keys).collect(), marks: Vec::new() }
     }

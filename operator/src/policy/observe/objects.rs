@@ -2,10 +2,8 @@
 
 use super::view::{Identity, View, ViewOf, annotation, label};
 use conch_crds::{
-    CoordinationPolicy, CoordinationPolicySpec, CoordinationPolicyStatus, Election as ElectionObject, ElectionStatus,
-    PodDeletion,
-    election::TransitionCause,
-    names,
+    CoordinationPolicy, CoordinationPolicySpec, CoordinationPolicyStatus, Election as ElectionObject,
+    ElectionStatus, PodDeletion, election::TransitionCause, names,
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -145,7 +143,11 @@ impl Lease {
             // Cleared by something that is no sidecar: nobody knows why.
             (Some(_), None) if self.author != Author::Sidecar => None,
             (Some(old), None) => {
-                let deleted = before.pod_deletion.iter().chain(&self.pod_deletion).any(|mark| mark.pod_uid == old.pod_uid);
+                let deleted = before
+                    .pod_deletion
+                    .iter()
+                    .chain(&self.pod_deletion)
+                    .any(|mark| mark.pod_uid == old.pod_uid);
                 Some(if deleted { TransitionCause::PodDeleted } else { TransitionCause::Released })
             }
         }
@@ -181,9 +183,13 @@ impl ViewOf<LeaseObject> for Lease {
             author,
             fresh: annotation(metadata, names::FRESH).is_some(),
             longest_lease: longest_lease(metadata),
-            pod_deletion: annotation(metadata, names::POD_DELETION).and_then(|text| serde_json::from_str(&text).ok()),
+            pod_deletion: annotation(metadata, names::POD_DELETION)
+                .and_then(|text| serde_json::from_str(&text).ok()),
             token: annotation(metadata, names::TOKEN),
-            holder: spec.holder_identity.filter(|holder| !holder.is_empty()).map(|holder| Holder::parse(&holder)),
+            holder: spec
+                .holder_identity
+                .filter(|holder| !holder.is_empty())
+                .map(|holder| Holder::parse(&holder)),
             since: spec.acquire_time.map(|time| time.0),
             cause: None,
         })
@@ -201,7 +207,9 @@ impl View for Lease {
 
     /// Finds out how the holder changed.
     fn follow(mut self, before: Option<&Self>) -> Self {
-        self.cause = before.filter(|before| before.identity == self.identity).and_then(|before| self.cause_after(before));
+        self.cause = before
+            .filter(|before| before.identity == self.identity)
+            .and_then(|before| self.cause_after(before));
         self
     }
 }
@@ -335,7 +343,8 @@ mod tests {
     use serde_json::{Value, json};
 
     fn lease(annotations: &Value, spec: &Value) -> Lease {
-        let object = json!({"metadata": {"name": "conch-e", "uid": "u", "annotations": annotations}, "spec": spec});
+        let object =
+            json!({"metadata": {"name": "conch-e", "uid": "u", "annotations": annotations}, "spec": spec});
         Lease::of(serde_json::from_value(object).unwrap()).unwrap()
     }
 
@@ -348,12 +357,17 @@ mod tests {
     }
 
     fn marked(mut lease: Lease, uid: &str) -> Lease {
-        lease.pod_deletion = Some(PodDeletion { pod_uid: uid.into(), grace_seconds: 30, sidecar_image: String::new() });
+        lease.pod_deletion =
+            Some(PodDeletion { pod_uid: uid.into(), grace_seconds: 30, sidecar_image: String::new() });
         lease
     }
 
     fn last_cause(versions: Vec<Lease>) -> Option<TransitionCause> {
-        versions.into_iter().fold(None, |before: Option<Lease>, next| Some(next.follow(before.as_ref()))).unwrap().cause
+        versions
+            .into_iter()
+            .fold(None, |before: Option<Lease>, next| Some(next.follow(before.as_ref())))
+            .unwrap()
+            .cause
     }
 
     #[test]
@@ -376,12 +390,24 @@ mod tests {
             ("first", vec![fresh(), held("a_1_x")], Some(TransitionCause::FirstLeader)),
             ("no fresh mark", vec![unknown(), held("a_1_x")], None),
             ("released", vec![held("a_1_x"), released()], Some(TransitionCause::Released)),
-            ("taken after a release", vec![held("a_1_x"), released(), held("b_2_y")], Some(TransitionCause::Released)),
+            (
+                "taken after a release",
+                vec![held("a_1_x"), released(), held("b_2_y")],
+                Some(TransitionCause::Released),
+            ),
             ("deleted", vec![marked(held("a_1_x"), "1"), released()], Some(TransitionCause::PodDeleted)),
-            ("another pod deleted", vec![marked(held("a_1_x"), "9"), released()], Some(TransitionCause::Released)),
+            (
+                "another pod deleted",
+                vec![marked(held("a_1_x"), "9"), released()],
+                Some(TransitionCause::Released),
+            ),
             ("expired", vec![held("a_1_x"), held("b_2_y")], Some(TransitionCause::Expired)),
             ("restarted", vec![held("a_1_x"), held("a_1_y")], Some(TransitionCause::SidecarRestarted)),
-            ("same pod name, another pod", vec![held("a_1_x"), held("a_2_y")], Some(TransitionCause::Expired)),
+            (
+                "same pod name, another pod",
+                vec![held("a_1_x"), held("a_2_y")],
+                Some(TransitionCause::Expired),
+            ),
             ("cleared by hand", vec![held("a_1_x"), cleared()], None),
             ("renewed", vec![held("a_1_x"), held("b_2_y"), held("b_2_y")], Some(TransitionCause::Expired)),
             ("only one version seen", vec![held("a_1_x")], None),

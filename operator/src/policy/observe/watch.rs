@@ -44,11 +44,25 @@ pub fn all(client: &Client, index: &SharedIndex, react: &React) -> Vec<BoxFuture
     let on_workload = |_: &mut Index, change: &Change<Workload>| Index::on_workload(change);
     vec![
         Box::pin(run::<Deployment, _>(client, "", index(), react(), |all| &mut all.deployments, on_workload)),
-        Box::pin(run::<StatefulSet, _>(client, "", index(), react(), |all| &mut all.stateful_sets, on_workload)),
+        Box::pin(run::<StatefulSet, _>(
+            client,
+            "",
+            index(),
+            react(),
+            |all| &mut all.stateful_sets,
+            on_workload,
+        )),
         Box::pin(run::<DaemonSet, _>(client, "", index(), react(), |all| &mut all.daemon_sets, on_workload)),
         Box::pin(run::<Pod, _>(client, names::POLICY, index(), react(), |all| &mut all.pods, Index::on_pod)),
         Box::pin(run::<Lease, _>(client, &managed, index(), react(), |all| &mut all.leases, Index::on_lease)),
-        Box::pin(run::<Role, _>(client, &managed, index(), react(), |all| &mut all.roles, |_, change| wake(change))),
+        Box::pin(run::<Role, _>(
+            client,
+            &managed,
+            index(),
+            react(),
+            |all| &mut all.roles,
+            |_, change| wake(change),
+        )),
         Box::pin(run::<RoleBinding, _>(
             client,
             &managed,

@@ -242,7 +242,8 @@ fn sidecar(pod: &PodObject) -> Option<Sidecar> {
     let container = containers.iter().find(|container| container.name == names::SIDECAR_CONTAINER)?;
     let statuses = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref());
     let running = statuses.into_iter().flatten().any(|status| {
-        status.name == names::SIDECAR_CONTAINER && status.state.as_ref().is_some_and(|state| state.running.is_some())
+        status.name == names::SIDECAR_CONTAINER
+            && status.state.as_ref().is_some_and(|state| state.running.is_some())
     });
     Some(Sidecar {
         image: container.image.clone().unwrap_or_default(),
@@ -325,8 +326,10 @@ mod tests {
 
     #[test]
     fn a_workload_without_the_annotation_is_not_remembered() {
-        let plain: Deployment =
-            serde_json::from_value(json!({"metadata": {"name": "d"}, "spec": {"selector": {}, "template": {}}})).unwrap();
+        let plain: Deployment = serde_json::from_value(
+            json!({"metadata": {"name": "d"}, "spec": {"selector": {}, "template": {}}}),
+        )
+        .unwrap();
         assert!(Workload::of(plain).is_none());
     }
 

@@ -54,7 +54,9 @@ impl<'o> Claims<'o> {
     /// Does this pod belong to a workload that takes part? Pods of nobody that is known here do.
     pub(super) fn includes(&self, pod: &Pod) -> bool {
         !self.refused.iter().any(|workload| {
-            pod.workload.as_ref().is_some_and(|(kind, name)| *kind == workload.kind && *name == workload.identity.name)
+            pod.workload
+                .as_ref()
+                .is_some_and(|(kind, name)| *kind == workload.kind && *name == workload.identity.name)
         })
     }
 

@@ -11,7 +11,10 @@ mod tests;
 pub use notices::Notice;
 pub use policies::plan_policy;
 
-use super::{mark::Mark, observe::{Observed, ObjectKind, view::Identity, workload::WorkloadKind}};
+use super::{
+    mark::Mark,
+    observe::{ObjectKind, Observed, view::Identity, workload::WorkloadKind},
+};
 use claims::Claims;
 use conch_crds::{CoordinationPolicy, CoordinationPolicyStatus, Election, ElectionStatus};
 use k8s_openapi::api::{
@@ -142,7 +145,8 @@ impl Plan {
         if !policies.default_is_missing() {
             return;
         }
-        self.writes.push(Write::Create(Object::Policy(Box::new(policies::default_policy(&observed.key.namespace)))));
+        self.writes
+            .push(Write::Create(Object::Policy(Box::new(policies::default_policy(&observed.key.namespace)))));
         let workload = claims.all().find(|claim| claim.policy == conch_crds::names::DEFAULT_POLICY);
         self.notices.extend(workload.map(notices::policy_created));
     }
@@ -158,7 +162,11 @@ impl Plan {
             let left = waited.map_or(Duration::ZERO, |waited| RETRY.saturating_sub(*waited));
             if left.is_zero() {
                 let (kind, identity) = (workload.kind, workload.identity.clone());
-                self.writes.push(Write::Touch { kind, workload: identity, notice: notices::stamped(workload) });
+                self.writes.push(Write::Touch {
+                    kind,
+                    workload: identity,
+                    notice: notices::stamped(workload),
+                });
             }
             self.look_again(if left.is_zero() { RETRY } else { left });
         }

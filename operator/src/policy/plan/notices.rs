@@ -33,13 +33,21 @@ pub struct Notice {
 }
 
 /// What changed since the status that was last written, which is the memory of what was said.
-pub(super) fn notices(observed: &Observed, claims: &Claims<'_>, verdict: &Verdict, before: &ElectionStatus) -> Vec<Notice> {
+pub(super) fn notices(
+    observed: &Observed,
+    claims: &Claims<'_>,
+    verdict: &Verdict,
+    before: &ElectionStatus,
+) -> Vec<Notice> {
     let keeper = claims.keeper();
-    let leader = verdict.transition.as_ref().zip(keeper).map(|(change, keeper)| leader(observed, keeper, change));
+    let leader =
+        verdict.transition.as_ref().zip(keeper).map(|(change, keeper)| leader(observed, keeper, change));
     let mut notices: Vec<Notice> = leader.into_iter().collect();
     let is_news = |type_: ConditionType, reason: Reason, message: &str| {
         !before.conditions.iter().any(|condition| {
-            condition.type_ == type_.as_str() && condition.reason == reason.as_str() && condition.message == message
+            condition.type_ == type_.as_str()
+                && condition.reason == reason.as_str()
+                && condition.message == message
         })
     };
     let ready = &verdict.ready;
@@ -58,14 +66,17 @@ pub(super) fn notices(observed: &Observed, claims: &Claims<'_>, verdict: &Verdic
             | Reason::SidecarMissing
     );
     if is_skip && is_news(ConditionType::Injected, injected.reason, &injected.message) {
-        notices.extend(keeper.map(|keeper| notice(EventReason::InjectionSkipped, keeper, injected.message.clone())));
+        notices.extend(
+            keeper.map(|keeper| notice(EventReason::InjectionSkipped, keeper, injected.message.clone())),
+        );
     }
     notices
 }
 
 /// The policy that needs no object was made for this workload.
 pub(super) fn policy_created(workload: &Workload) -> Notice {
-    let note = format!("CoordinationPolicy \"{}\" was made with every field at its default", names::DEFAULT_POLICY);
+    let note =
+        format!("CoordinationPolicy \"{}\" was made with every field at its default", names::DEFAULT_POLICY);
     notice(EventReason::PolicyCreated, workload, note)
 }
 
@@ -96,7 +107,9 @@ fn leader(observed: &Observed, keeper: &Workload, change: &Transition) -> Notice
 }
 
 fn obstacle(observed: &Observed, claims: &Claims<'_>, reason: Reason, message: &str) -> Vec<Notice> {
-    let to_keeper = |reason| claims.keeper().map(|keeper| notice(reason, keeper, message.to_owned())).into_iter().collect();
+    let to_keeper = |reason| {
+        claims.keeper().map(|keeper| notice(reason, keeper, message.to_owned())).into_iter().collect()
+    };
     match reason {
         Reason::PolicyNotFound => to_keeper(EventReason::PolicyNotFound),
         Reason::PolicyInvalid => to_keeper(EventReason::PolicyInvalid),
@@ -105,14 +118,18 @@ fn obstacle(observed: &Observed, claims: &Claims<'_>, reason: Reason, message: &
             let told = |keeper: &Workload| {
                 let sentence = |refused: &Workload| not_shared_sentence(refused, keeper, &observed.key.name);
                 let notices = claims.refused.iter();
-                notices.map(|refused| notice(EventReason::ElectionNotShared, refused, sentence(refused))).collect()
+                notices
+                    .map(|refused| notice(EventReason::ElectionNotShared, refused, sentence(refused)))
+                    .collect()
             };
             claims.keeper().map(told).unwrap_or_default()
         }
         Reason::ElectionNameInvalid => {
             let misnamed = claims.misnamed.iter();
             misnamed
-                .map(|workload| notice(EventReason::ElectionNameInvalid, workload, misnamed_sentence(workload)))
+                .map(|workload| {
+                    notice(EventReason::ElectionNameInvalid, workload, misnamed_sentence(workload))
+                })
                 .collect()
         }
         _ => Vec::new(),

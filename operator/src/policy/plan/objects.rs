@@ -71,7 +71,8 @@ pub(super) fn belief_left(observed: &Observed, abandoned_for: Duration) -> Durat
 
 /// Removes an election that nobody can believe to lead. The Election goes last: it is the memory that there was one.
 pub(super) fn deletions(observed: &Observed) -> Vec<Write> {
-    let delete = |kind, identity: Option<_>| identity.map(|object| Write::Delete { kind, object, version: None });
+    let delete =
+        |kind, identity: Option<_>| identity.map(|object| Write::Delete { kind, object, version: None });
     // A renewal that comes in between is somebody who leads.
     let lease = observed.lease.as_ref().map(|lease| Write::Delete {
         kind: ObjectKind::Lease,
@@ -149,8 +150,12 @@ impl<'o> Wanted<'o> {
 
     /// The whole list with what is missing; `None`: nothing is.
     fn owners_to_add(&self, present: &[OwnerReference]) -> Option<Vec<OwnerReference>> {
-        let missing: Vec<_> =
-            self.owners.iter().filter(|owner| !present.iter().any(|other| other.uid == owner.uid)).cloned().collect();
+        let missing: Vec<_> = self
+            .owners
+            .iter()
+            .filter(|owner| !present.iter().any(|other| other.uid == owner.uid))
+            .cloned()
+            .collect();
         (!missing.is_empty()).then(|| present.iter().cloned().chain(missing).collect())
     }
 
@@ -171,14 +176,18 @@ impl<'o> Wanted<'o> {
         let Some(role) = present else {
             return Some(Write::Create(object(rules)));
         };
-        let as_it_should =
-            role.rules == rules && self.is_labelled(role.election.as_deref()) && self.has_owners(&role.owners);
+        let as_it_should = role.rules == rules
+            && self.is_labelled(role.election.as_deref())
+            && self.has_owners(&role.owners);
         (!as_it_should).then(|| Write::Apply { object: object(rules), uid: role.identity.uid.clone() })
     }
 
     fn binding(&self, present: Option<&RoleBinding>) -> Option<Write> {
-        let role_ref =
-            RoleRef { api_group: RBAC_GROUP.to_owned(), kind: "Role".to_owned(), name: self.object_name.clone() };
+        let role_ref = RoleRef {
+            api_group: RBAC_GROUP.to_owned(),
+            kind: "Role".to_owned(),
+            name: self.object_name.clone(),
+        };
         let subjects: Vec<Subject> = self.service_accounts.iter().map(|name| self.subject(name)).collect();
         let object = || {
             Object::RoleBinding(Box::new(RoleBindingObject {

@@ -32,7 +32,8 @@ pub(super) struct Unusable {
 impl<'o> Policies<'o> {
     /// Those that are known.
     pub(super) fn of(observed: &'o Observed) -> Self {
-        let asked = observed.claims.iter().any(|claim| claim.policy == names::DEFAULT_POLICY && !claim.deleting);
+        let asked =
+            observed.claims.iter().any(|claim| claim.policy == names::DEFAULT_POLICY && !claim.deleting);
         Self {
             known: &observed.policies,
             default_is_missing: asked && !observed.policies.contains_key(names::DEFAULT_POLICY),
@@ -50,7 +51,9 @@ impl<'o> Policies<'o> {
             return Ok(default_policy(namespace));
         }
         let Some(policy) = self.known.get(name) else {
-            let sentence = format!("CoordinationPolicy \"{name}\" does not exist in namespace \"{namespace}\": create it");
+            let sentence = format!(
+                "CoordinationPolicy \"{name}\" does not exist in namespace \"{namespace}\": create it"
+            );
             return Err(Unusable { reason: Reason::PolicyNotFound, sentence });
         };
         let spec = usable(policy).map_err(|sentence| Unusable { reason: Reason::PolicyInvalid, sentence })?;
@@ -122,7 +125,11 @@ pub fn plan_policy(observed: &ObservedPolicy) -> Plan {
 pub(super) fn up_to_date(injected: usize, outdated: usize) -> Finding {
     let (status, reason, message) = match (injected, outdated) {
         (0, _) => (ConditionStatus::Unknown, Reason::NoPods, "No pod has a sidecar.".to_owned()),
-        (_, 0) => (ConditionStatus::True, Reason::AllCurrent, "Every sidecar is as it would be injected now.".to_owned()),
+        (_, 0) => (
+            ConditionStatus::True,
+            Reason::AllCurrent,
+            "Every sidecar is as it would be injected now.".to_owned(),
+        ),
         _ => (
             ConditionStatus::False,
             Reason::PodsOutdated,
@@ -166,7 +173,9 @@ fn ready(policy: &Policy) -> Finding {
             reason: Reason::Accepted,
             message: "The policy can be used.".to_owned(),
         },
-        Err(message) => Finding { type_, status: ConditionStatus::False, reason: Reason::PolicyInvalid, message },
+        Err(message) => {
+            Finding { type_, status: ConditionStatus::False, reason: Reason::PolicyInvalid, message }
+        }
     }
 }
 

@@ -72,7 +72,11 @@ pub(super) fn judge(observed: &Observed, policies: &Policies<'_>, claims: &Claim
 }
 
 /// Fills in who leads, and remembers the change if there was one.
-fn follow_leader(observed: &Observed, before: &ElectionStatus, status: &mut ElectionStatus) -> Option<Transition> {
+fn follow_leader(
+    observed: &Observed,
+    before: &ElectionStatus,
+    status: &mut ElectionStatus,
+) -> Option<Transition> {
     if let Some(lease) = &observed.lease
         && let Some(holder) = &lease.holder
     {
@@ -121,7 +125,9 @@ fn ready(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, cand
         None => finding(
             ConditionStatus::False,
             Reason::NoLeader,
-            format!("None of {candidates} candidates leads: their programs may not have asked yet, or a lease must pass first."),
+            format!(
+                "None of {candidates} candidates leads: their programs may not have asked yet, or a lease must pass first."
+            ),
         ),
     }
 }
@@ -130,7 +136,9 @@ fn ready(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, cand
 fn obstacle(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>) -> Option<(Reason, String)> {
     let Some(keeper) = claims.keeper() else {
         return Some(match claims.misnamed.first() {
-            Some(workload) => (Reason::ElectionNameInvalid, format!("{}: {}", title(workload), misnamed_sentence(workload))),
+            Some(workload) => {
+                (Reason::ElectionNameInvalid, format!("{}: {}", title(workload), misnamed_sentence(workload)))
+            }
             None => (Reason::NoCandidates, "No workload asks for this election any more.".to_owned()),
         });
     };
@@ -146,7 +154,10 @@ fn obstacle(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>) -
     if let Err(Unusable { reason, sentence }) = policies.object(&keeper.policy, &observed.key.namespace) {
         return Some((reason, sentence));
     }
-    claims.refused.first().map(|refused| (Reason::NotShared, not_shared_sentence(refused, keeper, &observed.key.name)))
+    claims
+        .refused
+        .first()
+        .map(|refused| (Reason::NotShared, not_shared_sentence(refused, keeper, &observed.key.name)))
 }
 
 /// What a workload that came too late is told.
@@ -161,10 +172,14 @@ pub(super) fn not_shared_sentence(refused: &Workload, keeper: &Workload, electio
 }
 
 fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, missing: usize) -> Finding {
-    let finding = |status, reason, message| Finding { type_: ConditionType::Injected, status, reason, message };
+    let finding =
+        |status, reason, message| Finding { type_: ConditionType::Injected, status, reason, message };
     if observed.injection_disabled {
-        let message =
-            format!("Namespace {} is labelled {}=disabled: take the label off.", observed.key.namespace, names::INJECTION);
+        let message = format!(
+            "Namespace {} is labelled {}=disabled: take the label off.",
+            observed.key.namespace,
+            names::INJECTION
+        );
         return finding(ConditionStatus::False, Reason::InjectionDisabled, message);
     }
     let refusal = claims.members.iter().find_map(|member| template_refusal(observed, policies, member));
@@ -192,7 +207,11 @@ fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, m
 }
 
 /// Why no pod of this template can have its sidecar, by the same decision that admission makes.
-fn template_refusal(observed: &Observed, policies: &Policies<'_>, workload: &Workload) -> Option<(Reason, String)> {
+fn template_refusal(
+    observed: &Observed,
+    policies: &Policies<'_>,
+    workload: &Workload,
+) -> Option<(Reason, String)> {
     let namespace = &observed.key.namespace;
     let policy = policies.object(&workload.policy, namespace).ok()?;
     let mut template = serde_json::to_value(&workload.template).ok()?;

@@ -105,8 +105,10 @@ fn the_longest_lease_of_policy_and_living_pods_stands_on_the_lease() {
 fn service_accounts_of_template_and_living_pods_are_bound() {
     let mut world = World::settled();
     world.pods = vec![pod("old", json!({"spec": {"serviceAccountName": "before"}}))];
-    world.claims =
-        vec![deployment("payments", json!({"spec": {"template": {"spec": {"serviceAccountName": "teller"}}}}))];
+    world.claims = vec![deployment(
+        "payments",
+        json!({"spec": {"template": {"spec": {"serviceAccountName": "teller"}}}}),
+    )];
     world.settle();
     assert_eq!(subjects(&world), ["before", "teller"]);
     world.pods.clear();
@@ -123,12 +125,18 @@ fn what_somebody_changed_in_role_and_binding_is_put_right() {
     assert!(plan.writes.iter().all(|write| matches!(write, Write::Apply { .. })), "{plan:?}");
     world.settle();
     assert_eq!(subjects(&world), ["default"]);
-    assert_eq!(world.role.as_ref().unwrap().rules.as_ref().unwrap()[0].verbs, ["get", "update", "watch", "create"]);
+    assert_eq!(
+        world.role.as_ref().unwrap().rules.as_ref().unwrap()[0].verbs,
+        ["get", "update", "watch", "create"]
+    );
 
     // Which Role is bound cannot be changed: the binding is made anew.
     world.binding.as_mut().unwrap().role_ref.name = "admin".to_owned();
     let plans = world.settle();
-    assert!(matches!(plans[0].writes[..], [Write::Delete { kind: ObjectKind::RoleBinding, .. }]), "{plans:?}");
+    assert!(
+        matches!(plans[0].writes[..], [Write::Delete { kind: ObjectKind::RoleBinding, .. }]),
+        "{plans:?}"
+    );
     assert_eq!(world.binding.as_ref().unwrap().role_ref.name, "conch-payments");
 }
 
@@ -141,13 +149,24 @@ fn the_oldest_workload_keeps_the_election() {
         patch
     };
     let cases = [
-        ("by age", vec![deployment("aaa", annotated(&younger)), deployment("payments", json!({}))], "payments"),
         (
-            "then by kind",
-            vec![stateful_set("payments", json!({})), deployment("payments", json!({"metadata": {"uid": "d"}}))],
+            "by age",
+            vec![deployment("aaa", annotated(&younger)), deployment("payments", json!({}))],
             "payments",
         ),
-        ("then by name", vec![deployment("b", annotated(&json!({}))), deployment("a", annotated(&json!({})))], "a"),
+        (
+            "then by kind",
+            vec![
+                stateful_set("payments", json!({})),
+                deployment("payments", json!({"metadata": {"uid": "d"}})),
+            ],
+            "payments",
+        ),
+        (
+            "then by name",
+            vec![deployment("b", annotated(&json!({}))), deployment("a", annotated(&json!({})))],
+            "a",
+        ),
         (
             "one that is being deleted keeps nothing",
             vec![
@@ -178,8 +197,11 @@ fn pods_of_a_workload_that_came_too_late_get_no_right_and_count_as_nobody() {
     assert_eq!(world.election.as_ref().unwrap().status.as_ref().unwrap().candidates, 1);
     assert_eq!(world.condition("Ready").0, "NotShared");
 
-    world.policies.insert("default".to_owned(), policy(json!({"metadata": {"name": "default"},
-        "spec": {"sharedElections": ["payments"]}})));
+    world.policies.insert(
+        "default".to_owned(),
+        policy(json!({"metadata": {"name": "default"},
+        "spec": {"sharedElections": ["payments"]}})),
+    );
     world.settle();
     assert_eq!(subjects(&world), ["default", "late"]);
     assert_eq!(owners(&world), ["payments", "late"]);
@@ -270,7 +292,8 @@ fn nothing_is_known_of_leases_then_the_longest_possible_one_is_waited_for() {
 
 #[test]
 fn a_mark_that_was_missed_is_planned() {
-    let dying = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30}});
+    let dying =
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30}});
     let mut world = World::settled();
     world.pods = vec![pod("a", dying), pod("b", json!({}))];
     world.hold("b_uid-of-b_n", None);

@@ -48,7 +48,10 @@ fn each_change_of_the_leader_is_told_once() {
     world.hold("b_uid-of-b_n", Some("00000000000000000009"));
     assert_eq!(reasons(&world.settle()), ["LeaderElected"]);
     let last = status(&world).transitions.last().unwrap().clone();
-    assert_eq!((last.from, last.to.as_deref(), last.cause), (None, Some("b"), Some(TransitionCause::Released)));
+    assert_eq!(
+        (last.from, last.to.as_deref(), last.cause),
+        (None, Some("b"), Some(TransitionCause::Released))
+    );
 }
 
 #[test]
@@ -113,10 +116,16 @@ fn what_stands_in_the_way_is_said_in_a_condition_and_once_in_an_event() {
     ];
     for (patch, condition, reason, event) in cases {
         let mut world = World::new(vec![deployment("payments", patch)]);
-        world.policies.insert("unsafe".to_owned(), policy(json!({"metadata": {"name": "unsafe"},
-            "spec": {"timing": {"leaseDuration": "2s", "renewInterval": "2s"}}})));
-        world.policies.insert("unreadable".to_owned(), policy(json!({"metadata": {"name": "unreadable"},
-            "spec": {"timing": {"leaseDuration": "soon"}}})));
+        world.policies.insert(
+            "unsafe".to_owned(),
+            policy(json!({"metadata": {"name": "unsafe"},
+            "spec": {"timing": {"leaseDuration": "2s", "renewInterval": "2s"}}})),
+        );
+        world.policies.insert(
+            "unreadable".to_owned(),
+            policy(json!({"metadata": {"name": "unreadable"},
+            "spec": {"timing": {"leaseDuration": "soon"}}})),
+        );
         let plans = world.settle();
         let (found, message) = world.condition(condition);
         assert_eq!(found, reason, "{message}");
