@@ -231,10 +231,13 @@ impl Elector {
     }
 
     /// Held by an earlier process of this pod, which is dead because this one owns its socket. Its program runs on here.
+    /// Whoever saw anything else in between knows that this was put back, over a leader that may know nothing of it.
     fn is_left_by_own_pod(&self, record: &Record) -> bool {
         let me = &self.config.identity;
         matches!(&record.claim, Claim::Held { holder, reacquired: false, .. }
             if holder.pod_uid == me.pod_uid && holder.nonce != me.nonce)
+            && !self.memory.others_seen(&me.pod_uid)
+            && self.memory.is_latest(record)
     }
 
     /// The write that is due now.
@@ -286,10 +289,12 @@ impl Elector {
         }
     }
 
-    /// A few milliseconds, different for each candidate and each of its attempts.
+    /// A few milliseconds, different for each candidate, each of its attempts and each term of anybody: whoever was late
+    /// once is not late for ever.
     fn jitter(&self) -> Duration {
-        let seed =
-            self.config.identity.nonce.0 ^ u128::from(self.sequence).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let transitions = self.register.transitions(&self.memory);
+        let occasion = (u128::from(self.sequence) << u32::BITS) + u128::from(transitions);
+        let seed = self.config.identity.nonce.0 ^ occasion.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mixed = seed.wrapping_mul(0xDA94_2042_E4DD_58B5_9E37_79B9_7F4A_7C15) >> 64;
         let micros = mixed % JITTER_MAX.as_micros();
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))

@@ -143,6 +143,14 @@ impl Record {
 }
 
 impl Content {
+    /// The candidate that holds the record.
+    pub(crate) fn holder(&self) -> Option<&Identity> {
+        match self {
+            Self::Record(Record { claim: Claim::Held { holder, .. }, .. }) => Some(holder),
+            Self::Record(_) | Self::Fresh | Self::Unknown(_) => None,
+        }
+    }
+
     /// The holder that the record names, for people.
     pub fn holder_name(&self) -> Option<&str> {
         match self {

@@ -36,6 +36,19 @@ pub(crate) struct Memory {
     latest_term: Option<(u32, TermId)>,
     /// A candidate's record was seen, in whatever incarnation.
     candidate_seen: bool,
+    holders: Holders,
+}
+
+/// In which pods the register was ever held, as far as this process saw.
+#[derive(Clone, Debug, Default)]
+enum Holders {
+    /// Nothing was seen yet.
+    #[default]
+    Unseen,
+    /// In this one all the time.
+    Pod(String),
+    /// It was held by more than one, or by none.
+    Others,
 }
 
 impl Register {
@@ -124,6 +137,11 @@ impl Memory {
         if incarnation != Some(&stored.incarnation) {
             self.latest_term = None;
         }
+        match (&self.holders, stored.content.holder()) {
+            (Holders::Unseen, Some(holder)) => self.holders = Holders::Pod(holder.pod_uid.clone()),
+            (Holders::Pod(pod_uid), Some(holder)) if *pod_uid == holder.pod_uid => {}
+            _ => self.holders = Holders::Others,
+        }
         let mut longest = stored.longest_lease.unwrap_or_default();
         match &stored.content {
             Content::Record(record) => {
@@ -131,8 +149,7 @@ impl Memory {
                 if let Claim::Held { lease, .. } = record.claim {
                     longest = longest.max(lease);
                 }
-                if self.latest_term.is_none_or(|(transitions, _)| record.transitions >= transitions)
-                    && !self.contradicts(record)
+                if self.is_latest(record)
                     && let Some(term) = record.term()
                 {
                     self.latest_term = Some((record.transitions, term));
@@ -148,12 +165,26 @@ impl Memory {
     /// A new register has no past terms; how long others may count is still remembered.
     pub(crate) fn forget_terms(&mut self) {
         self.latest_term = None;
+        self.holders = Holders::Others;
+    }
+
+    /// Was the register ever seen in another state than held by this pod?
+    pub(crate) fn others_seen(&self, pod_uid: &str) -> bool {
+        match &self.holders {
+            Holders::Unseen => false,
+            Holders::Pod(seen) => seen != pod_uid,
+            Holders::Others => true,
+        }
     }
 
     /// A release counts only for the last term: a record of an older one that somebody put back frees nothing.
     fn trusts_release(&self, record: &Record) -> bool {
-        matches!(record.claim, Claim::Released { .. })
-            && self.latest_term.is_none_or(|(transitions, _)| record.transitions >= transitions)
+        matches!(record.claim, Claim::Released { .. }) && self.is_latest(record)
+    }
+
+    /// No later term was seen than that of this record, and none that is as late.
+    pub(crate) fn is_latest(&self, record: &Record) -> bool {
+        self.latest_term.is_none_or(|(transitions, _)| record.transitions >= transitions)
             && !self.contradicts(record)
     }
 

@@ -256,6 +256,23 @@ fn take_overs_are_spread_over_a_few_milliseconds() {
 }
 
 #[test]
+fn a_candidate_that_comes_late_for_one_term_is_not_late_for_all() {
+    // It never writes, because others are faster each time.
+    let mut elector = candidate(2);
+    Register::default().run(&mut elector, at(0));
+    let mut waits = std::collections::BTreeSet::new();
+    for transitions in 1..50 {
+        let term = WriteId { nonce: Nonce(1), sequence: u64::from(transitions) };
+        let mut register = Register::default();
+        register.fence = u128::from(transitions);
+        register.put(Content::Record(Record { write: term, transitions, claim: Claim::Released { term } }));
+        register.tell(&mut elector, at(0));
+        waits.insert(elector.poll_timeout(at(0)));
+    }
+    assert!(waits.len() >= 40, "{waits:?}");
+}
+
+#[test]
 fn followers_send_no_polling_reads() {
     let (mut elector, mut register) = leader();
     let mut follower = follower(&mut register, 20);

@@ -130,6 +130,42 @@ fn a_restarted_sidecar_takes_the_longest_promise_of_its_predecessor_as_standing(
 }
 
 #[test]
+fn a_restarted_sidecar_that_saw_another_leader_takes_up_nothing_that_is_put_back() {
+    let (_, register) = leader();
+    let left = register.stored.clone().unwrap().content;
+    for meanwhile in [Some(held_by(2, 2, LEASE)), Some(unknown("")), None] {
+        let mut register = register.clone();
+        match meanwhile {
+            Some(content) => register.put(content),
+            None => register.delete(),
+        }
+        let mut second = willing(restarted(77));
+        register.tell(&mut second, at(1_000));
+        register.put(left.clone());
+        register.tell(&mut second, at(1_500));
+        register.run(&mut second, at(1_500));
+        assert!(!second.leads(at(1_500)));
+        assert!(first_write(&mut second, 1_501, 60_000).unwrap() >= 16_500);
+    }
+}
+
+#[test]
+fn a_restarted_sidecar_that_led_takes_up_nothing_of_an_earlier_term() {
+    let (_, mut register) = leader();
+    let left = register.stored.clone().unwrap().content;
+    let mut second = willing(restarted(77));
+    register.run(&mut second, at(1_000));
+    let token = token(&mut second, 1_000).unwrap();
+    // It missed that another pod led after it, and sees only that its predecessor's record is there again.
+    second.resign(at(1_100), token, Some(std::time::Duration::ZERO)).unwrap();
+    register.put(left);
+    register.tell(&mut second, at(1_500));
+    register.run(&mut second, at(1_500));
+    assert!(!second.leads(at(1_500)));
+    assert!(first_write(&mut second, 1_501, 60_000).unwrap() >= 16_500);
+}
+
+#[test]
 fn another_pod_of_the_same_name_inherits_nothing() {
     let (_, mut register) = leader();
     let identity = Identity { pod_uid: "another".into(), nonce: Nonce(77), ..identity(1) };

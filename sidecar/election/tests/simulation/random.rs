@@ -3,8 +3,12 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03)
+    /// `stream` sets apart the generators of one seed, so that what happens to one pod does not depend on the others.
+    pub(crate) fn new(seed: u64, stream: u64) -> Self {
+        let mixed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03;
+        let mut random = Self(mixed ^ stream.wrapping_mul(0xA076_1D64_78BD_642F));
+        random.next();
+        random
     }
 
     pub(crate) fn next(&mut self) -> u64 {
@@ -27,5 +31,9 @@ impl Random {
     /// True in so many of a thousand cases.
     pub(crate) fn per_mille(&mut self, cases: u64) -> bool {
         self.below(1_000) < cases
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()]
     }
 }

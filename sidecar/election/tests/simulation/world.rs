@@ -1,173 +1,245 @@
-//! The event loop: true time, messages, faults.
+//! The event loop: true time, and the messages between pods and store.
 
-use crate::{checker::Checker, node::Node, random::Random, store::Store};
-use conch_election::{Action, Content, Failure, FailureKind, Input, Stored, Timing, WriteError};
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    time::Duration,
+use super::{
+    checker::{Belief, Checker, SETTLED, micros},
+    node::Node,
+    scenario::{END, Program, QUIET, SECOND, Scenario},
+    store::Store,
+    trace,
 };
+use conch_election::{
+    Action, Event, Failure, FailureKind, Fence, Input, Promise, Record, Version, WriteError, Written,
+};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
-const SECOND: u64 = 1_000_000;
-const END: u64 = 120 * SECOND;
-/// After this no fault happens any more, and somebody must lead again.
-const QUIET: u64 = 80 * SECOND;
+/// Requests are counted from here on.
+const STEADY: u64 = END - 20 * SECOND;
+/// How soon the operator stamps an object that was made anew.
+const OPERATOR: u64 = SECOND / 10;
 
-enum Happening {
+pub(crate) enum Happening {
     Wake {
         node: usize,
         process: u32,
         wake: u64,
     },
     AtStore {
-        node: usize,
-        process: u32,
-        request: u64,
-        action: Action,
+        from: Sender,
+        request: Request,
     },
     Answer {
+        to: Sender,
+        reply: Reply,
+    },
+    Change {
         node: usize,
         process: u32,
-        request: u64,
-        input: Input,
+        state: usize,
     },
-    Watch {
-        node: usize,
-        process: u32,
-        found: Option<Stored>,
-    },
-    /// A watch that broke is opened again and tells the state that it finds.
-    Relist {
+    /// A stream of changes that broke is opened again and tells the state that it finds.
+    Reopen {
         node: usize,
         process: u32,
     },
     Ask {
         node: usize,
     },
-    Fault,
-    /// The faults are over: a candidate that was never hurt starts.
+    /// The program is back.
+    Back {
+        node: usize,
+        process: u32,
+    },
+    Fault(usize),
+    /// What a fault brings later.
+    Later(Later),
+    /// The operator looks after its stamp.
+    Stamp,
+}
+
+/// Who waits for the answer to a request.
+#[derive(Clone, Copy)]
+pub(crate) struct Sender {
+    node: usize,
+    process: u32,
+    request: u64,
+    sent: u64,
+}
+
+#[derive(Clone)]
+pub(crate) enum Request {
+    Read,
+    Write(Box<Record>, Option<Version>),
+}
+
+pub(crate) enum Reply {
+    Read(usize),
+    Written(Result<Written, WriteError>),
+    Failed(Failure),
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Later {
+    Deleted,
+    Dies {
+        node: usize,
+        process: u32,
+    },
+    Restarts {
+        node: usize,
+        process: u32,
+    },
+    /// The program stops, and the sidecar has proof of it.
+    Stops {
+        node: usize,
+        process: u32,
+    },
+    Replaced {
+        pod: usize,
+    },
+    /// A candidate that was never hurt starts.
     Reinforce,
 }
 
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) violation: Option<String>,
-    pub(crate) terms: u64,
+    /// How many each pod had.
+    pub(crate) terms: Vec<u64>,
     pub(crate) promises: u64,
+    pub(crate) trace: Vec<String>,
 }
 
-pub(crate) struct World {
-    random: Random,
-    verbose: bool,
-    timing: Timing,
-    now: u64,
+pub(crate) struct World<'scenario> {
+    pub(crate) scenario: &'scenario Scenario,
+    pub(crate) now: u64,
+    pub(crate) store: Store,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) checker: Checker,
+    /// All pods that start from now on are of the second timing.
+    pub(crate) rolled_out: bool,
+    /// The store answers nothing but failures.
+    pub(crate) failing: Option<Failing>,
+    /// No process may start before this: it would know nothing of a past that was put back.
+    pub(crate) newcomers_from: u64,
+    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    happenings: Vec<Option<Happening>>,
+    free: Vec<usize>,
     count: u64,
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    happenings: HashMap<u64, Happening>,
-    store: Store,
-    nodes: Vec<Node>,
-    checker: Checker,
-    /// How slow the network of this run is at most, in microseconds.
-    delay_max: u64,
-    loss_per_mille: u64,
-    next_pod: u32,
+    trace: Option<Vec<String>>,
 }
 
-impl World {
-    pub(crate) fn new(seed: u64, verbose: bool) -> Self {
-        let mut random = Random::new(seed);
-        let grace = random.below(4) * 500;
-        let timing = Timing::new(
-            Duration::from_secs(random.between(6, 15)),
-            Duration::from_millis(random.between(500, 2_000)),
-            Duration::from_millis(grace),
-            Duration::from_millis(random.between(500, 10_000)),
-        )
-        .unwrap();
-        let delay_max = [5_000, 200_000, 2 * SECOND, 20 * SECOND][usize::try_from(random.below(4)).unwrap()];
-        let count = random.between(2, 7);
+#[derive(Clone, Copy)]
+pub(crate) struct Failing {
+    pub(crate) until: u64,
+    pub(crate) performs: bool,
+    pub(crate) retry_after: u64,
+}
+
+impl<'scenario> World<'scenario> {
+    pub(crate) fn new(scenario: &'scenario Scenario, traced: bool) -> Self {
+        let [before, after] = scenario.timings;
         let mut world = Self {
-            verbose,
-            timing,
+            scenario,
             now: 0,
-            count: 0,
-            queue: BinaryHeap::new(),
-            happenings: HashMap::new(),
-            store: Store::default(),
+            store: Store::new(),
             nodes: Vec::new(),
-            checker: Checker::default(),
-            delay_max,
-            loss_per_mille: [0, 20, 200][usize::try_from(random.below(3)).unwrap()],
-            next_pod: 0,
-            random,
+            checker: Checker::new(before.lease().max(after.lease())),
+            rolled_out: false,
+            failing: None,
+            newcomers_from: 0,
+            queue: BinaryHeap::new(),
+            happenings: Vec::new(),
+            free: Vec::new(),
+            count: 0,
+            trace: traced.then(Vec::new),
         };
-        if world.random.per_mille(700) {
-            world.store.put(Content::Fresh);
+        if scenario.fresh {
+            world.store.mark_fresh();
         }
-        for _ in 0..count {
-            world.add_pod();
+        for (number, program) in scenario.pods.iter().enumerate() {
+            world.add_pod(format!("pod-{number}"), *program);
         }
-        for _ in 0..world.random.below(12) {
-            let at = world.random.below(QUIET);
-            world.schedule(at, Happening::Fault);
+        for (number, (at, _)) in scenario.faults.iter().enumerate() {
+            world.schedule(*at, Happening::Fault(number));
         }
-        world.schedule(QUIET, Happening::Reinforce);
+        world.schedule(QUIET, Happening::Later(Later::Reinforce));
         world
     }
 
     pub(crate) fn run(mut self) -> Outcome {
-        while let Some(Reverse((at, number))) = self.queue.pop() {
+        while let Some(Reverse((at, _, slot))) = self.queue.pop() {
             if at > END || self.checker.violation.is_some() {
                 break;
             }
             self.now = at;
-            if let Some(happening) = self.happenings.remove(&number) {
+            self.free.push(slot);
+            if let Some(happening) = self.happenings[slot].take() {
                 self.happen(happening);
             }
         }
-        if self.checker.violation.is_none() && self.checker.last_promise + 5 * SECOND < END {
-            let last = self.checker.last_promise / SECOND;
-            self.checker.violation =
-                Some(format!("nobody leads since {last} s though all faults ended at 80 s"));
+        if self.checker.violation.is_none() {
+            self.checker.finish();
+            let of_pods: Vec<_> = self
+                .nodes
+                .iter()
+                .map(|node| (node.pod, node.late_requests, node.timing.renew_interval()))
+                .collect();
+            self.checker.requests(&of_pods, END - STEADY);
         }
-        Outcome {
-            violation: self.checker.violation,
-            terms: self.checker.terms,
-            promises: self.checker.promises,
+        let Checker { violation, terms, promises, .. } = self.checker;
+        Outcome { violation, terms, promises, trace: self.trace.unwrap_or_default() }
+    }
+
+    pub(crate) fn trace(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>11} {}", self.now, line()));
         }
     }
 
-    fn schedule(&mut self, at: u64, happening: Happening) {
+    pub(crate) fn schedule(&mut self, at: u64, happening: Happening) {
         self.count += 1;
-        self.queue.push(Reverse((at, self.count)));
-        self.happenings.insert(self.count, happening);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.happenings.push(None);
+            self.happenings.len() - 1
+        });
+        self.happenings[slot] = Some(happening);
+        self.queue.push(Reverse((at, self.count, slot)));
     }
 
-    fn add_pod(&mut self) {
-        let mut node = Node::new(self.next_pod, self.timing, &mut self.random);
-        self.next_pod += 1;
-        node.elector.handle(node.clocks.at(self.now), Input::Willing(true));
-        self.nodes.push(node);
-        let index = self.nodes.len() - 1;
-        let first = self.now + self.random.below(SECOND);
-        self.schedule(first, Happening::Ask { node: index });
-        self.drive(index);
+    pub(crate) fn add_pod(&mut self, name: String, program: Program) {
+        let [before, after] = self.scenario.timings;
+        let (timing, longest) = if self.rolled_out {
+            (after, before.lease().max(after.lease()))
+        } else {
+            (before, before.lease())
+        };
+        let pod = self.nodes.len();
+        self.nodes.push(Node::new(pod, name, program, timing, longest, self.scenario.seed));
+        let first = self.now + self.nodes[pod].random.below(SECOND);
+        self.schedule(first, Happening::Ask { node: pod });
+        self.trace(|| format!("pod {pod} starts"));
+        self.input(pod, Input::Willing(true));
     }
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Fault => self.fault(),
-            Happening::Reinforce => self.add_pod(),
-            Happening::AtStore { node, process, request, action } => {
-                self.at_store(node, process, request, &action);
+            Happening::Fault(number) => self.fault(self.scenario.faults[number].1),
+            Happening::Later(later) => self.later(later),
+            Happening::Stamp => {
+                if self.store.stamp() {
+                    self.tell_changes();
+                }
             }
+            Happening::AtStore { from, request } => self.at_store(from, &request),
+            Happening::Reopen { node, process } => self.reopen(node, process),
             Happening::Wake { node, .. }
-            | Happening::Answer { node, .. }
-            | Happening::Watch { node, .. }
+            | Happening::Answer { to: Sender { node, .. }, .. }
+            | Happening::Change { node, .. }
+            | Happening::Back { node, .. }
             | Happening::Ask { node }
                 if self.nodes[node].frozen_until > self.now =>
             {
-                let later = self.nodes[node].frozen_until + self.random.below(1_000);
+                let later = self.nodes[node].frozen_until + self.nodes[node].random.below(1_000);
                 self.schedule(later, happening);
             }
             Happening::Wake { node, process, wake } => {
@@ -175,238 +247,258 @@ impl World {
                     self.input(node, Input::Tick);
                 }
             }
-            Happening::Answer { node, process, request, input } => {
-                if self.nodes[node].process == process && self.nodes[node].request == request {
-                    self.nodes[node].request += 1;
-                    self.input(node, input);
-                }
-            }
-            Happening::Watch { node, process, found } => {
+            Happening::Answer { to, reply } => self.answer(to, reply),
+            Happening::Change { node, process, state } => {
                 if self.nodes[node].process == process {
+                    self.nodes[node].learns(&self.store, state);
+                    let found = self.store.state(state).cloned();
                     self.input(node, Input::Changed(found));
                 }
             }
-            Happening::Relist { node, process } => self.relist(node, process),
-            Happening::Ask { node } => self.ask(node),
+            Happening::Back { node, process } => {
+                if self.nodes[node].process == process {
+                    self.input(node, Input::Willing(true));
+                }
+            }
+            Happening::Ask { node } => self.asks(node),
         }
     }
 
-    fn input(&mut self, index: usize, input: Input) {
-        let node = &mut self.nodes[index];
-        if node.gone {
+    fn answer(&mut self, to: Sender, reply: Reply) {
+        let node = &mut self.nodes[to.node];
+        if node.process != to.process || node.request != to.request || node.gone {
             return;
         }
-        if self.verbose {
-            println!("{:>10} pod {} <- {input:?}", self.now, node.pod);
+        node.request += 1;
+        let input = match reply {
+            Reply::Read(state) => {
+                node.learns(&self.store, state);
+                Input::Read(Ok(self.store.state(state).cloned()))
+            }
+            Reply::Written(result) => {
+                if let Ok(written) = &result {
+                    node.knows.fence = node.knows.fence.max(written.fence);
+                }
+                Input::Written(result)
+            }
+            Reply::Failed(failure) => Input::Read(Err(failure)),
+        };
+        self.input(to.node, input);
+    }
+
+    pub(crate) fn input(&mut self, index: usize, input: Input) {
+        if self.nodes[index].gone {
+            return;
         }
+        self.trace(|| format!("pod {index} <- {}", trace::of_input(&input)));
+        let node = &mut self.nodes[index];
         node.elector.handle(node.clocks.at(self.now), input);
         self.drive(index);
     }
 
     /// What the driver does: send what is due, and sleep no longer than it is told.
-    fn drive(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
-        if node.gone {
-            return;
-        }
-        let moment = node.clocks.at(self.now);
-        if let Some(action) = node.elector.poll_action(moment) {
+    pub(crate) fn drive(&mut self, index: usize) {
+        let moment = self.nodes[index].clocks.at(self.now);
+        if let Some(action) = self.nodes[index].elector.poll_action(moment) {
             self.send(index, action);
         }
-        let node = &mut self.nodes[index];
-        while let Some(event) = node.elector.poll_event() {
-            if self.verbose {
-                println!("{:>10} pod {} -> {event:?}", self.now, node.pod);
-            }
+        while let Some(event) = self.nodes[index].elector.poll_event() {
+            self.noted(index, &event);
         }
-        if let Some(sleep) = node.elector.poll_timeout(moment) {
+        let node = &mut self.nodes[index];
+        if node.elector.is_done(moment) {
+            node.gone = true;
+            self.trace(|| format!("pod {index}: its sidecar ends"));
+        } else if let Some(sleep) = node.elector.poll_timeout(moment) {
             node.wake += 1;
             let (process, wake) = (node.process, node.wake);
-            let sleep = u64::try_from(sleep.as_micros()).unwrap_or(END).min(END) + 1 + self.random.below(500);
+            let sleep = micros(sleep).min(END) + 1 + node.random.below(500);
             self.schedule(self.now + sleep, Happening::Wake { node: index, process, wake });
         }
     }
 
+    fn noted(&mut self, index: usize, event: &Event) {
+        self.trace(|| format!("pod {index} -> {event:?}"));
+        match event {
+            Event::TermBegan { token, .. } => {
+                // An answer that was slower than the news of its term's end begins nothing.
+                let leads = self.nodes[index].leads(self.now);
+                for other in 0..self.nodes.len() {
+                    if leads && other != index && self.nodes[other].leads(self.now) {
+                        self.checker.both_lead(index, other, self.now);
+                    }
+                }
+                let term = self.store.term_at(Fence(token.0));
+                let seen = term.and_then(|term| self.nodes[index].fence_before(term));
+                self.checker.began(index, *token, seen);
+            }
+            Event::Renewed { .. } => {}
+            _ => return,
+        }
+        if self.nodes[index].program == Program::Streams {
+            self.promise(index);
+        }
+    }
+
     fn send(&mut self, index: usize, action: Action) {
-        let (process, request) = (self.nodes[index].process, self.nodes[index].request);
-        let timed_out = Failure { kind: FailureKind::Timeout, retry_after: None };
-        let (timeout, input) = match &action {
-            Action::Read { timeout } => (*timeout, Input::Read(Err(timed_out))),
-            Action::Write { timeout, .. } => (*timeout, Input::Written(Err(WriteError::Failed(timed_out)))),
+        self.trace(|| format!("pod {index} sends {}", trace::of_action(&action)));
+        let node = &mut self.nodes[index];
+        if let Action::Write { record, .. } = &action {
+            node.sends(record);
+        }
+        node.late_requests += u64::from(self.now >= STEADY);
+        let from = Sender { node: index, process: node.process, request: node.request, sent: self.now };
+        let (request, timeout) = match action {
+            Action::Read { timeout } => (Request::Read, timeout),
+            Action::Write { record, expected, timeout, .. } => (Request::Write(record, expected), timeout),
         };
-        let timeout = u64::try_from(timeout.as_micros()).unwrap();
-        self.schedule(self.now + timeout, Happening::Answer { node: index, process, request, input });
+        let late = failed(&request, FailureKind::Timeout, None);
+        self.schedule(self.now + micros(timeout), Happening::Answer { to: from, reply: late });
         if self.unreachable(index) {
             return;
         }
-        let arrives = self.now + self.delay();
-        if self.random.per_mille(10) && self.now < QUIET {
-            // A network that delivers twice.
-            let again = arrives + self.delay();
-            self.schedule(
-                again,
-                Happening::AtStore { node: index, process, request, action: action.clone() },
-            );
-        }
-        self.schedule(arrives, Happening::AtStore { node: index, process, request, action });
-    }
-
-    fn at_store(&mut self, index: usize, process: u32, request: u64, action: &Action) {
-        let before = self.store.stored.clone();
-        let input = match action {
-            Action::Read { .. } => Input::Read(Ok(self.store.stored.clone())),
-            Action::Write { record, expected, .. } => {
-                Input::Written(self.store.write(record, expected.as_ref()))
+        let Some(delay) = self.delay(index) else { return };
+        let network = &self.scenario.network;
+        if self.nodes[index].random.per_mille(network.repeated_per_mille) {
+            // A network that delivers twice, or a proxy that tries again.
+            let twice = micros(self.nodes[index].timing.lease()) * 2;
+            let again = self.now + delay + self.nodes[index].random.below(twice);
+            if again < SETTLED {
+                self.schedule(again, Happening::AtStore { from, request: request.clone() });
             }
-        };
-        if self.store.stored != before {
-            self.tell_watches();
         }
-        if !self.unreachable(index) {
-            let arrives = self.now + self.delay();
-            self.schedule(arrives, Happening::Answer { node: index, process, request, input });
+        self.schedule(self.now + delay, Happening::AtStore { from, request });
+    }
+
+    fn at_store(&mut self, from: Sender, request: &Request) {
+        let failing = self.failing.filter(|failing| failing.until > self.now);
+        let mut reply = None;
+        if failing.is_none_or(|failing| failing.performs) {
+            reply = Some(self.perform(from, request));
+        }
+        if let Some(Failing { retry_after, .. }) = failing {
+            let retry_after = (retry_after > 0).then(|| Duration::from_micros(retry_after));
+            reply = Some(failed(request, FailureKind::Unavailable, retry_after));
+        }
+        let lost = self.unreachable(from.node) || self.nodes[from.node].no_answers_until > self.now;
+        if let (false, Some(reply), Some(delay)) = (lost, reply, self.delay(from.node)) {
+            self.schedule(self.now + delay, Happening::Answer { to: from, reply });
         }
     }
 
-    /// Each watch hears of each change, late, and now and then from a cache that lags.
-    fn tell_watches(&mut self) {
+    fn perform(&mut self, from: Sender, request: &Request) -> Reply {
+        let Request::Write(record, expected) = request else {
+            return Reply::Read(self.as_seen_by(from.node));
+        };
+        let result = self.store.write(record, expected.as_ref());
+        if result.is_ok() {
+            self.trace(|| format!("store: takes {:?} of pod {}", record.write.sequence, from.node));
+            self.checker.written(from.node, record, from.sent, self.now);
+            self.changed();
+        }
+        Reply::Written(result)
+    }
+
+    /// The present state, or one that was true a little earlier, as a cache or a member that lags tells it.
+    fn as_seen_by(&mut self, index: usize) -> usize {
+        let random = &mut self.nodes[index].random;
+        let lags = self.now < QUIET && random.per_mille(self.scenario.network.stale_per_mille);
+        let back = if lags { usize::try_from(random.between(1, 4)).unwrap() } else { 0 };
+        self.store.latest().saturating_sub(back)
+    }
+
+    /// The object is not what it was: the operator looks at it, and whoever watches hears of it.
+    pub(crate) fn changed(&mut self) {
+        if self.store.current().is_some_and(|stored| stored.longest_lease != self.store.longest_lease) {
+            self.schedule(self.now + OPERATOR, Happening::Stamp);
+        }
+        self.tell_changes();
+    }
+
+    /// Each stream hears of each change, late, and now and then from a cache that lags.
+    pub(crate) fn tell_changes(&mut self) {
         for index in 0..self.nodes.len() {
             if self.nodes[index].gone {
                 continue;
             }
-            if self.unreachable(index) {
-                let process = self.nodes[index].process;
-                let reopened = self.now + self.random.between(SECOND, 5 * SECOND);
-                self.schedule(reopened, Happening::Relist { node: index, process });
-                continue;
-            }
-            let lags = self.random.per_mille(20);
-            let found = if lags { self.store.lagging(&mut self.random) } else { self.store.stored.clone() };
-            let arrives = self.now + self.delay();
             let process = self.nodes[index].process;
-            self.schedule(arrives, Happening::Watch { node: index, process, found });
+            let deaf = self.unreachable(index) || self.nodes[index].deaf_until > self.now;
+            if let (false, Some(delay)) = (deaf, self.delay(index)) {
+                let state = self.as_seen_by(index);
+                self.schedule(self.now + delay, Happening::Change { node: index, process, state });
+                if state == self.store.latest() {
+                    continue;
+                }
+            }
+            let reopened = self.now + self.nodes[index].random.between(SECOND / 10, 5 * SECOND);
+            self.schedule(
+                reopened.min(SETTLED.max(self.now + 1)),
+                Happening::Reopen { node: index, process },
+            );
         }
     }
 
-    fn relist(&mut self, index: usize, process: u32) {
-        let (at, happening) = if self.unreachable(index) {
-            (self.now + SECOND, Happening::Relist { node: index, process })
-        } else {
-            let found = self.store.stored.clone();
-            (self.now + self.delay(), Happening::Watch { node: index, process, found })
-        };
-        self.schedule(at, happening);
+    fn reopen(&mut self, index: usize, process: u32) {
+        let deaf = self.unreachable(index) || self.nodes[index].deaf_until > self.now;
+        match self.delay(index) {
+            Some(delay) if !deaf => {
+                let state = self.store.latest();
+                self.schedule(self.now + delay, Happening::Change { node: index, process, state });
+            }
+            _ => self.schedule(self.now + SECOND, Happening::Reopen { node: index, process }),
+        }
     }
 
     fn unreachable(&mut self, index: usize) -> bool {
-        self.nodes[index].cut_until > self.now
-            || (self.now < QUIET && self.random.per_mille(self.loss_per_mille))
+        let node = &mut self.nodes[index];
+        node.cut_until > self.now
+            || (self.now < QUIET && node.random.per_mille(self.scenario.network.lost_per_mille))
     }
 
-    fn delay(&mut self) -> u64 {
-        let max = if self.now < QUIET { self.delay_max } else { 5_000 };
+    /// How long a message takes. `None`: the faults end before it arrives, and its connection with them.
+    fn delay(&mut self, index: usize) -> Option<u64> {
+        let random = &mut self.nodes[index].random;
+        let max = if self.now < QUIET { self.scenario.network.delay_max } else { 5_000 };
         // Most messages are quick, some take as long as they can.
-        let max = if self.random.per_mille(800) { max / 10 } else { max };
-        100 + self.random.below(max)
+        let max = if random.per_mille(800) { max / 10 } else { max };
+        let delay = 100 + random.below(max);
+        (self.now >= QUIET || self.now + delay < SETTLED).then_some(delay)
     }
 
-    fn ask(&mut self, index: usize) {
-        if self.nodes[index].gone {
-            return;
-        }
-        // The program reads its clock, then asks; the answer is computed a little later.
-        let asked = self.now.saturating_sub(self.random.below(2_000));
-        let node = &mut self.nodes[index];
-        if node.program_asks {
-            let answer = node.elector.answer(node.clocks.at(self.now));
-            if let Some(promise) = answer.promise {
-                let length = u64::try_from(promise.valid_for.as_micros()).unwrap();
-                let in_truth = length * 1_000_000 / node.clocks.program_rate;
-                let grace = u64::try_from(self.timing.stop_grace().as_micros()).unwrap();
-                self.checker.promised(node.pod, promise.token, asked, asked + in_truth + grace);
-            }
-        }
-        let next = self.now + self.random.between(20_000, 600_000);
+    fn asks(&mut self, index: usize) {
+        let next = self.now + self.nodes[index].random.between(20_000, 600_000);
         self.schedule(next, Happening::Ask { node: index });
-        self.drive(index);
-    }
-
-    fn fault(&mut self) {
-        let index = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap();
-        let length = self.random.between(1, 30) * SECOND;
-        let length = length.min(QUIET.saturating_sub(self.now));
-        let kind = self.random.below(11);
-        if self.verbose {
-            println!("{:>10} fault {kind} pod {} for {length}", self.now, self.nodes[index].pod);
-        }
-        match kind {
-            0 => {
-                let node = &mut self.nodes[index];
-                node.frozen_until = node.frozen_until.max(self.now + length);
-            }
-            1 => self.nodes[index].suspend(self.now, length),
-            2 => self.nodes[index].cut_until = self.now + length,
-            3 | 4 => {
-                let what = self.store.meddle(&mut self.random);
-                if self.verbose {
-                    println!("{:>10} record {what}", self.now);
-                }
-                self.tell_watches();
-            }
-            5 | 6 => {
-                let (now, timing) = (self.now, self.timing);
-                let node = &mut self.nodes[index];
-                if !node.gone && node.frozen_until <= now {
-                    node.restart_sidecar(now, timing, &mut self.random);
-                    self.drive(index);
-                }
-            }
-            7 => self.replace_pod(index),
-            8 => self.resign(index),
-            9 => self.input(index, Input::Terminate),
-            _ => {
-                let willing = self.random.per_mille(500);
-                self.nodes[index].program_asks = willing;
-                self.input(index, Input::Willing(willing));
-            }
-        }
-        self.keep_some_candidate();
-    }
-
-    /// The pod dies as a whole, and another one of the same name may start.
-    fn replace_pod(&mut self, index: usize) {
-        self.nodes[index].gone = true;
-        let pod = self.nodes[index].pod;
-        self.checker.stopped(pod, self.now);
-        self.next_pod += 3 - (self.next_pod.wrapping_sub(pod) % 3);
-        self.add_pod();
-    }
-
-    fn resign(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
-        if node.gone || node.frozen_until > self.now {
-            return;
-        }
-        let moment = node.clocks.at(self.now);
-        if let Some(promise) = node.elector.answer(moment).promise {
-            self.checker.stopped(node.pod, self.now);
-            node.elector.resign(moment, promise.token, None).unwrap();
+        self.promise(index);
+        if !self.nodes[index].gone {
             self.drive(index);
         }
     }
 
-    /// Somebody must be left who can lead, or there is nothing to expect at the end.
-    fn keep_some_candidate(&mut self) {
-        if self.now + 2 * SECOND > QUIET || !self.nodes.iter().any(|node| !node.gone && node.program_asks) {
-            self.add_pod();
+    /// The program is told the answer.
+    fn promise(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        if node.gone || node.mute_until > self.now {
+            return;
         }
-        let moment = self.now;
-        let all_done = self
-            .nodes
-            .iter()
-            .all(|node| node.gone || !node.program_asks || node.elector.is_done(node.clocks.at(moment)));
-        if all_done {
-            self.add_pod();
-        }
+        let answer = node.elector.answer(node.clocks.at(self.now));
+        let Some(Promise { token, valid_for, .. }) = answer.promise else { return };
+        // A program that polls read its clock a little before; one that listens hears of it a little later.
+        let before = node.random.below(2_000);
+        let (from, lasts) = match node.program {
+            Program::Polls => (self.now - before.min(self.now), node.clocks.by_program(micros(valid_for))),
+            Program::Streams => (self.now, node.clocks.by_boottime(micros(valid_for))),
+        };
+        let until = from + lasts + micros(node.timing.stop_grace());
+        let process = node.process;
+        self.trace(|| format!("pod {index} may act until {until}"));
+        self.checker.believes(&Belief { pod: index, process, token, from: self.now, until });
+    }
+}
+
+fn failed(request: &Request, kind: FailureKind, retry_after: Option<Duration>) -> Reply {
+    let failure = Failure { kind, retry_after };
+    match request {
+        Request::Read => Reply::Failed(failure),
+        Request::Write(..) => Reply::Written(Err(WriteError::Failed(failure))),
     }
 }
