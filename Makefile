@@ -5,7 +5,7 @@
 PROFILE ?= release
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images cluster clean-cluster
+.PHONY: help demo test lint images simulate cluster clean-cluster
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ lint: ## Format, file lengths, clippy
 
 images: ## Build the images of operator, sidecar and probe into out/
 	cargo run --quiet --package conch-images -- build --profile $(PROFILE)
+
+simulate: ## Simulate RUNS elections of two minutes (10 million, some hours) on all cores
+	cargo run --quiet --package conch-election --example simulate -- $(or $(RUNS),10000000)
 
 cluster: ## Bring up a cluster with two nodes, named conch
 	cargo build --quiet --package conch-cluster
