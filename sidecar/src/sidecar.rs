@@ -133,6 +133,10 @@ impl Sidecar {
     /// The program says that it has stopped leading the term with this token.
     pub fn resign(&self, token: Token, cool_down: Option<Duration>) -> Result<(), NotCurrent> {
         self.candidate.resign(token, cool_down)?;
+        if self.is_ending() {
+            // Another pod will live longer; this one would only have to hand over again.
+            self.candidate.set_willing(false);
+        }
         tracing::info!(%token, ?cool_down, "the program resigned");
         Ok(())
     }

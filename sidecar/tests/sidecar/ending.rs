@@ -46,3 +46,19 @@ async fn a_follower_that_is_about_to_end_takes_no_lead() {
     sleep(Duration::from_millis(100)).await;
     assert!(!second.sidecar.leads());
 }
+
+#[tokio::test]
+async fn a_leader_that_resigns_because_it_is_about_to_end_does_not_come_back() {
+    let pod = pod();
+    let token = pod.lead().await;
+    pod.sidecar.pre_stop();
+    assert_eq!(pod.get("/v1/leader").await.status, StatusCode::OK);
+    assert_eq!(
+        pod.resign(&format!(r#"{{"token":"{token}","coolDown":"1ms"}}"#)).await.status,
+        StatusCode::OK
+    );
+    for _ in 0..10 {
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(pod.get("/v1/leader").await.body["reason"], "Terminating");
+    }
+}
