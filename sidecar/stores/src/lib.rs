@@ -27,6 +27,7 @@ pub enum Fencing {
 /// * `write` takes effect only if the register is at the expected version, atomically.
 /// * No version is ever seen twice, not even after the register was deleted and made again.
 /// * `read` is linearizable: it sees every write that had returned before it was sent.
+/// * Of one handle, neither `read` nor `changes` tells of a state after the other told of a later one.
 pub trait Store: Send + Sync + 'static {
     /// For people: what and where, e.g. `Lease shop/conch-payments`.
     fn name(&self) -> String;

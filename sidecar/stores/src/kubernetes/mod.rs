@@ -74,7 +74,8 @@ pub enum InClusterStoreError {
 
 impl KubernetesStore {
     /// A store over the Lease `namespace`/`lease`, as the API server of `config` holds it. Takes addresses and
-    /// credentials from `config`; time-outs and retries are the caller's, who drops a future that takes too long.
+    /// credentials from `config`, and no proxy; time-outs and retries are the caller's, who drops a future that takes too
+    /// long. Must be called inside a Tokio runtime.
     pub fn new(
         config: Config,
         namespace: impl Into<String>,
@@ -121,10 +122,18 @@ impl Store for KubernetesStore {
     }
 
     async fn read(&self) -> Result<Option<Stored>, Failure> {
-        let before = self.shared.seen.before();
-        match self.shared.get().await {
-            Ok(object) => Ok(self.shared.seen.answered(before, object).stored),
-            Err(rejection) => Err(self.shared.failure(Operation::Read, &rejection)),
+        loop {
+            let before = self.shared.seen.before();
+            let object = self
+                .shared
+                .get()
+                .await
+                .map_err(|rejection| self.shared.failure(Operation::Read, &rejection))?;
+            let answered = self.shared.seen.answered(before, object);
+            // Else the stream of changes has told of something newer meanwhile: ask again.
+            if !answered.outdated {
+                return Ok(answered.stored);
+            }
         }
     }
 

@@ -3,7 +3,10 @@
 use super::samples::{held, holds, next, read, records, unknown, until};
 use conch_election::{Content, Failure, Fence, Record, Token, Version, WriteError, Written};
 use conch_stores::{Fencing, Store};
-use futures::{StreamExt, future::join_all};
+use futures::{
+    StreamExt,
+    future::{join, join_all},
+};
 use proptest::{prelude::Strategy, strategy::ValueTree, test_runner::TestRunner};
 use std::{collections::HashSet, future::Future, time::Duration};
 use tokio::time::{sleep, timeout};
@@ -80,6 +83,7 @@ macro_rules! conformance {
             a_write_that_was_given_up_lands_once_or_never,
             changes_begin_with_what_is,
             changes_tell_of_the_last_write_soon,
+            reads_and_changes_never_go_back,
             changes_tell_of_deletion_and_creation,
             changes_go_on_after_their_connection_was_cut,
             requests_go_on_after_their_connection_was_cut,
@@ -379,6 +383,32 @@ pub(crate) async fn changes_tell_of_the_last_write_soon(subject: &impl Subject) 
         stored.is_some_and(|stored| stored.content.holder_name() == Some("somebody"))
     })
     .await;
+}
+
+pub(crate) async fn reads_and_changes_never_go_back(subject: &impl Subject) {
+    const WRITES: u32 = 60;
+    let (one, other) = (subject.candidate().await, subject.candidate().await);
+    let mut version = one.write(&held(1, 1), None, None).await.unwrap().version;
+    let writer = async {
+        for transitions in 1..=WRITES {
+            let record = Record { transitions, ..held(1, (transitions + 1).into()) };
+            version = one.write(&record, Some(&version), None).await.unwrap().version;
+        }
+    };
+    let reader = async {
+        let mut changes = other.changes();
+        let mut last = 0;
+        while last < WRITES {
+            let stored = tokio::select! {
+                stored = other.read() => stored,
+                stored = changes.next() => stored.expect("the stream ended"),
+            };
+            let Content::Record(record) = stored.unwrap().unwrap().content else { panic!("no record") };
+            assert!(record.transitions >= last, "{} was told after {last}", record.transitions);
+            last = record.transitions;
+        }
+    };
+    timeout(AFTER_A_BREAK, join(writer, reader)).await.expect("the last write was not told");
 }
 
 pub(crate) async fn changes_tell_of_deletion_and_creation(subject: &impl Subject) {
