@@ -263,8 +263,7 @@ fn a_candidate_that_comes_late_for_one_term_is_not_late_for_all() {
     let mut waits = std::collections::BTreeSet::new();
     for transitions in 1..50 {
         let term = WriteId { nonce: Nonce(1), sequence: u64::from(transitions) };
-        let mut register = Register::default();
-        register.fence = u128::from(transitions);
+        let mut register = Register { fence: u128::from(transitions), ..Register::default() };
         register.put(Content::Record(Record { write: term, transitions, claim: Claim::Released { term } }));
         register.tell(&mut elector, at(0));
         waits.insert(elector.poll_timeout(at(0)));
