@@ -8,8 +8,9 @@
 //! 1. `preStop` came exactly once to this process, and before SIGTERM;
 //! 2. the operator saw that *this* pod is being deleted, and says so on the Lease (before SIGTERM or after it);
 //! 3. the pod's spec then still named the image that was injected, so this container was not restarted for a new one;
-//! 4. SIGTERM came at least [`MARGIN`] before the grace ran out, counted from `preStop`: so the kubelet did not send it
-//!    because time was up, but because the program's container had exited.
+//! 4. SIGTERM came at least [`MARGIN`] before the grace ran out: so the kubelet did not send it because time was up, but
+//!    because the program's container had exited. The grace counts from `preStop` or from the first sight of the mark,
+//!    whichever came earlier: on a machine that is short of time one of them may be late.
 
 use conch_crds::PodDeletion;
 use conch_election::Moment;
@@ -25,8 +26,8 @@ pub enum Sign {
     PreStop(Moment),
     /// SIGTERM or SIGINT.
     Signal(Moment),
-    /// The operator says on the Lease that a pod is being deleted.
-    Deletion(PodDeletion),
+    /// The operator says on the Lease that a pod is being deleted; seen at this moment.
+    Deletion(Moment, PodDeletion),
 }
 
 /// What the elector is to be told.
@@ -47,7 +48,8 @@ pub struct Shutdown {
     image: String,
     pre_stop: PreStop,
     signal: Option<Moment>,
-    deletion: Option<PodDeletion>,
+    /// The latest mark of this pod, and when the first one was seen.
+    deletion: Option<(Moment, PodDeletion)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +84,11 @@ impl Shutdown {
                 self.signal.get_or_insert(at);
                 orders.push(Order::Terminate);
             }
-            Sign::Deletion(deletion) => self.deletion = Some(deletion),
+            Sign::Deletion(at, deletion) if deletion.pod_uid == self.pod_uid => {
+                let first = self.deletion.as_ref().map_or(at, |(first, _)| *first);
+                self.deletion = Some((first, deletion));
+            }
+            Sign::Deletion(..) => {}
         }
         if self.is_proven() && !was_proven {
             orders.push(Order::ProgramStopped);
@@ -98,15 +104,14 @@ impl Shutdown {
     }
 
     fn is_proven(&self) -> bool {
-        let (PreStop::Once(pre_stop), Some(signal), Some(deletion)) =
+        let (PreStop::Once(pre_stop), Some(signal), Some((marked, deletion))) =
             (self.pre_stop, self.signal, &self.deletion)
         else {
             return false;
         };
         let grace = Duration::from_secs(deletion.grace_seconds.into());
-        deletion.pod_uid == self.pod_uid
-            && deletion.sidecar_image == self.image
-            && signal.longest_since(pre_stop) + MARGIN <= grace
+        let waited = signal.longest_since(pre_stop).max(signal.longest_since(*marked));
+        deletion.sidecar_image == self.image && waited + MARGIN <= grace
     }
 }
 
@@ -134,11 +139,20 @@ mod tests {
 
     fn deletion(pod_uid: &str, grace_seconds: u32, image: &str) -> Sign {
         let (pod_uid, sidecar_image) = (pod_uid.to_owned(), image.to_owned());
-        Sign::Deletion(PodDeletion { pod_uid, grace_seconds, sidecar_image })
+        Sign::Deletion(at(102), PodDeletion { pod_uid, grace_seconds, sidecar_image })
+    }
+
+    fn marked_at(seconds: u64) -> Sign {
+        let Sign::Deletion(_, deletion) = deleted() else { unreachable!("a mark") };
+        Sign::Deletion(at(seconds), deletion)
     }
 
     fn deleted() -> Sign {
         deletion("own", 30, "conch:1")
+    }
+
+    fn pre_stop_at_128() -> Sign {
+        pre_stop(128)
     }
 
     /// Gives the signs in this order, and compares what follows from each.
@@ -184,6 +198,19 @@ mod tests {
         check("the image was changed in place", &[pre_stop.clone(), other_image, sigterm]);
         let late = (Sign::Signal(at(130)), TERMINATE);
         check("the program used up its grace", &[pre_stop.clone(), marked, late]);
+        check(
+            "preStop came late and the mark did not",
+            &[(marked_at(100), NOTHING), (pre_stop_at_128(), ANNOUNCED), (Sign::Signal(at(130)), TERMINATE)],
+        );
+        check(
+            "the first sight of the mark counts",
+            &[
+                (marked_at(100), NOTHING),
+                (marked_at(128), NOTHING),
+                (pre_stop_at_128(), ANNOUNCED),
+                (Sign::Signal(at(130)), TERMINATE),
+            ],
+        );
         let no_grace = (deletion("own", 0, "conch:1"), NOTHING);
         check("no grace", &[pre_stop.clone(), no_grace, (Sign::Signal(at(100)), TERMINATE)]);
         let short = (deletion("own", 1, "conch:1"), NOTHING);

@@ -159,7 +159,7 @@ impl Sidecar {
             let deletion = deletions.borrow_and_update().clone();
             if let Some(deletion) = deletion {
                 tracing::info!(?deletion, "a pod that leads is being deleted");
-                self.note(Sign::Deletion(deletion));
+                self.note(Sign::Deletion((self.clock)(), deletion));
             }
             if deletions.changed().await.is_err() {
                 // The store is gone, and with it the driver: the process ends by that.
