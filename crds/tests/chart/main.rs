@@ -157,8 +157,13 @@ fn pods_without_our_labels_and_workloads_without_our_annotation_never_reach_the_
 }
 
 #[test]
-fn the_field_of_the_operator_is_never_rendered() {
+fn the_fields_of_the_operator_are_never_rendered() {
     let chart = render(&[]);
+    let secret = chart.get("Secret", operator_objects::CERTIFICATE_SECRET);
+    assert!(
+        secret["data"].is_null() && secret["stringData"].is_null(),
+        "a key in it would be that of every cluster"
+    );
     let configuration = chart.get("MutatingWebhookConfiguration", operator_objects::WEBHOOK_CONFIGURATION);
     assert!(!configuration.to_string().contains("caBundle"));
 }
@@ -324,6 +329,8 @@ fn the_webhooks_go_before_anything_else_when_the_release_is_uninstalled() {
     let chart = render(&[]);
     let job = chart.get("Job", "conch-uninstall");
     assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
+    let shown = &job["metadata"]["annotations"]["helm.sh/hook-output-log-policy"];
+    assert_eq!(shown, "hook-succeeded,hook-failed", "it names the workloads that are still annotated");
     let container = &job["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["args"], json!(["uninstall"]));
     let role = chart.get("ClusterRole", names::OPERATOR);
