@@ -14,11 +14,14 @@ async fn sigterm_with_proof_hands_over_at_once_and_without_it_after_every_promis
         pod.lead().await;
         pod.sidecar.pre_stop();
         if proven {
-            pod.sidecar.note(Sign::Deletion(conch_crds::PodDeletion {
-                pod_uid: "uid-1".to_owned(),
-                grace_seconds: 30,
-                sidecar_image: "conch:1".to_owned(),
-            }));
+            pod.sidecar.note(Sign::Deletion(
+                conch_stores::clock::now(),
+                conch_crds::PodDeletion {
+                    pod_uid: "uid-1".to_owned(),
+                    grace_seconds: 30,
+                    sidecar_image: "conch:1".to_owned(),
+                },
+            ));
         }
         let promised = Instant::now();
         assert_eq!(pod.get("/v1/leader").await.status, StatusCode::OK);
