@@ -29,6 +29,9 @@ const ATTEMPTS: usize = 5;
 /// The shortest time from one turn to the next, whoever else writes the configuration.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long one turn may take: the client itself waits for ever on a connection that is dead.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How soon the first certificate is tried for again.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
@@ -67,6 +70,9 @@ pub enum CertificateError {
     /// The webhook configuration could not be written.
     #[error("failed to write caBundle into the webhook configuration")]
     WriteConfiguration(#[source] kube::Error),
+    /// The API server did not answer.
+    #[error("failed to look at the webhook's certificates within {} s", TURN_TIMEOUT.as_secs())]
+    TimedOut,
     /// A certificate could not be made or used.
     #[error(transparent)]
     Issue(#[from] IssueError),
@@ -131,7 +137,11 @@ impl Certificates {
         let changes = watch_object(self.configurations(), &self.config.configuration).default_backoff();
         tokio::pin!(shutdown, changes);
         loop {
-            if let Err(error) = self.turn().await {
+            let turned = tokio::select! {
+                () = &mut shutdown => return,
+                turned = tokio::time::timeout(TURN_TIMEOUT, self.turn()) => turned,
+            };
+            if let Err(error) = turned.unwrap_or(Err(CertificateError::TimedOut)) {
                 tracing::warn!(error = %WithSources(&error), "failed to keep the webhook's certificates");
             }
             let is_set = self.current.is_set();

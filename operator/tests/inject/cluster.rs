@@ -1,6 +1,7 @@
 //! A real cluster. Needs `CONCH_TEST_KUBECONFIG`, the path of a kubeconfig whose user may make and delete namespaces and
 //! webhook configurations.
 
+use conch_crds::names;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::{
     Api, Client, Config,
@@ -21,10 +22,10 @@ pub(crate) async fn client() -> Option<Client> {
     Some(Client::try_from(config).unwrap())
 }
 
-/// A namespace with this level of Pod Security, deleted by the caller.
+/// A namespace with this level of Pod Security, deleted by the caller. A Conch that is installed leaves it alone.
 pub(crate) async fn namespace(client: &Client, word: &str, level: &str) -> String {
     let name = format!("conch-{word}-{}", std::process::id());
-    let labels = json!({"pod-security.kubernetes.io/enforce": level});
+    let labels = json!({"pod-security.kubernetes.io/enforce": level, names::INJECTION: "disabled"});
     let namespace = json!({"metadata": {"name": name, "labels": labels}});
     let namespaces: Api<Namespace> = Api::all(client.clone());
     namespaces.create(&PostParams::default(), &serde_json::from_value(namespace).unwrap()).await.unwrap();
