@@ -62,9 +62,11 @@ fn two_workloads_share_an_election_only_where_the_policy_says_so() {
         manifest["metadata"]["annotations"][names::ELECTION] = json!("payments");
         namespace.apply(manifest).unwrap();
     }
-    wait_condition(&namespace, "election/payments", "Ready", "True", "Led");
+    let condition = wait_condition(&namespace, "election/payments", "Ready", "False", "NotShared");
+    assert!(condition["message"].as_str().unwrap().contains("sharedElections"), "{condition}");
     crate::support::wait_event(&namespace, "ElectionNotShared");
     namespace.apply(policy(&["payments"])).unwrap();
+    wait_condition(&namespace, "election/payments", "Ready", "True", "Led");
     for name in ["blue", "green"] {
         namespace.wait_rolled_out(&format!("deployment/{name}")).unwrap();
     }
