@@ -149,6 +149,24 @@ async fn the_api_server_refuses_what_the_other_rules_refuse() {
 }
 
 #[tokio::test]
+async fn the_api_server_accepts_what_people_write() {
+    let Some(server) = ApiServer::new("written_forms").await else { return };
+    for spec in [
+        json!({ "timing": { "leaseDuration": "1m30s", "renewInterval": "1.5s", "stopGrace": "250ms", "maxPromise": "1h" } }),
+        json!({ "consequence": "DuplicateWork", "timing": { "stopGrace": "0s" } }),
+        json!({ "program": { "presence": "None" }, "injection": "Optional", "sharedElections": ["a", "b.c"] }),
+        json!({ "sidecar": { "resources": { "requests": { "cpu": 1 }, "limits": { "cpu": "1500m", "memory": "1Gi" } } } }),
+        json!({ "sidecar": { "resources": { "requests": { "cpu": "500m" }, "limits": { "cpu": 1 } } } }),
+        json!({ "fencingOffset": 9_000_000_000_000_000_000_u64 }),
+    ] {
+        let objection = server.objection(support::policy(&spec)).await;
+        assert_eq!(objection, None, "{spec}");
+        serde_json::from_value::<conch_crds::CoordinationPolicySpec>(spec).unwrap();
+    }
+    server.remove().await;
+}
+
+#[tokio::test]
 async fn the_api_server_never_lowers_a_fencing_offset() {
     let Some(server) = ApiServer::new("fencing_offset").await else { return };
     let offset = |offset: Value| json!({ "fencingOffset": offset });
