@@ -127,7 +127,7 @@ impl Elector {
             }
             Purpose::Create => {}
             Purpose::Renew => self.renewed(now, attempt),
-            Purpose::Release => self.released(attempt),
+            Purpose::Release => self.released(now, attempt),
         }
     }
 
@@ -207,12 +207,17 @@ impl Elector {
         }
     }
 
-    fn released(&mut self, attempt: &Attempt) {
+    /// Whoever gave the lead away leaves it to others for a while, from when they can take it.
+    fn released(&mut self, now: Moment, attempt: &Attempt) {
         let Role::Stopping(term) = &self.role else { return };
         if Some(term.id) == attempt.record.term() {
             let token = term.token;
             self.role = Role::Following;
             self.own_latest = None;
+            let pause = Span::new(now, self.config.timing.renew_interval());
+            if self.cool_down.is_none_or(|span| span.possibly_left(now) < pause.length) {
+                self.cool_down = Some(pause);
+            }
             self.event(Event::Released { token });
         }
     }

@@ -67,3 +67,16 @@ fn without_proof_and_without_time_the_lease_runs_out_by_itself() {
     register.run_until(&mut second, 100, 15_111);
     assert!(second.leads(at(15_111)));
 }
+
+#[test]
+fn who_gave_the_lead_away_leaves_it_to_others_from_when_it_is_free() {
+    let (mut first, mut register) = leader();
+    first.answer(at(1_000));
+    // The program closed its stream, and asks again at once.
+    first.handle(at(1_000), Input::ProgramStopped);
+    first.answer(at(1_000));
+    register.run_until(&mut first, 1_000, 2_900);
+    assert!(!first.leads(at(2_900)), "it took the lead back before anybody could");
+    register.run_until(&mut first, 2_900, 3_100);
+    assert!(first.leads(at(3_100)));
+}
