@@ -151,10 +151,7 @@ fn injection<'a>(
         return Err(refuse(RefusalReason::PolicyNotFound, policy_not_found(stamp.policy, namespace)));
     };
     let timing = timing(policy.spec).map_err(|error| {
-        let sentence = format!(
-            "CoordinationPolicy \"{}\" of namespace \"{namespace}\" cannot be used: {error}",
-            stamp.policy
-        );
+        let sentence = format!("CoordinationPolicy \"{}\" cannot be used: {error}", stamp.policy);
         refuse(RefusalReason::PolicyInvalid, sentence)
     })?;
     Ok(Injection { stamp, policy, timing })
@@ -231,8 +228,8 @@ fn not_stamped() -> String {
 
 fn policy_not_found(policy: &str, namespace: &str) -> String {
     format!(
-        "CoordinationPolicy \"{policy}\" does not exist in namespace \"{namespace}\": create it, or name another one in the \
-         annotation {} of the workload",
+        "CoordinationPolicy \"{policy}\" does not exist in namespace \"{namespace}\": create it, or correct \
+         the workload's annotation {}",
         names::POLICY
     )
 }
@@ -255,8 +252,8 @@ fn host_network(injection: &Injection<'_>) -> String {
 fn port_is_taken(container: &str, port: u64, injection: &Injection<'_>) -> String {
     let api = injection.policy.spec.sidecar.port;
     format!(
-        "container \"{container}\" declares port {port}, and the sidecar needs {api} and {}: change sidecar.port of \
-         CoordinationPolicy \"{}\", or the container's port",
+        "container \"{container}\" has port {port}; the sidecar needs {api} and {}: change sidecar.port of policy \"{}\", or \
+         that port",
         u32::from(api) + u32::from(names::METRICS_PORT_OFFSET),
         injection.stamp.policy
     )

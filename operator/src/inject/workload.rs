@@ -182,9 +182,9 @@ fn warnings(
     let template = stamped.pointer("/spec/template").unwrap_or(&Value::Null);
     if let Decision::Refuse(refusal) = decide(template, workload.namespace, policy, image) {
         let consequence = match (refusal.reason, Stamp::of(template)) {
-            (RefusalReason::PolicyNotFound, _) => "its pods wait for the policy",
-            (_, Some(Stamp { required: false, .. })) => "its pods start without a sidecar",
-            _ => "its pods are refused",
+            (RefusalReason::PolicyNotFound, _) => "pods wait for the policy",
+            (_, Some(Stamp { required: false, .. })) => "pods start without a sidecar",
+            _ => "pods are refused",
         };
         warnings.push(format!("{consequence}: {}", refusal.sentence));
     }
