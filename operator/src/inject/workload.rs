@@ -182,7 +182,7 @@ fn warnings(
     let template = stamped.pointer("/spec/template").unwrap_or(&Value::Null);
     if let Decision::Refuse(refusal) = decide(template, workload.namespace, policy, image) {
         let consequence = match (refusal.reason, Stamp::of(template)) {
-            (RefusalReason::PolicyNotFound, _) => "pods wait for the policy",
+            (RefusalReason::PolicyNotFound, _) => "pods wait",
             (_, Some(Stamp { required: false, .. })) => "pods start without a sidecar",
             _ => "pods are refused",
         };

@@ -181,10 +181,7 @@ fn a_policy_that_does_not_exist_yet_is_required_and_warned_of() {
     let (stamped, warnings) = stored_with_warnings(&deployment("nope"), None);
     assert_eq!(template_labels(&stamped), &labels("nope", "payments", "Required"));
     assert_eq!(warnings.len(), 1);
-    assert!(
-        warnings[0].starts_with("pods wait for the policy: CoordinationPolicy \"nope\" does not exist"),
-        "{warnings:?}"
-    );
+    assert!(warnings[0].starts_with("pods wait: CoordinationPolicy \"nope\" does not exist"), "{warnings:?}");
 }
 
 #[test]
@@ -256,10 +253,10 @@ fn every_warning_is_short_enough_to_be_shown_whole_even_with_the_longest_names()
         hostile(&|workload| workload["spec"]["template"]["spec"]["hostNetwork"] = json!(true)),
         hostile(&|workload| workload["spec"]["template"]["spec"]["os"] = json!({"name": "windows"})),
         hostile(&|workload| {
-            workload["spec"]["template"]["spec"]["volumes"] = json!([{"name": "conch-token"}])
+            workload["spec"]["template"]["spec"]["volumes"] = json!([{"name": "conch-token"}]);
         }),
         hostile(&|workload| {
-            workload["spec"]["template"]["spec"]["containers"][0]["ports"] = json!([{"containerPort": 4040}])
+            workload["spec"]["template"]["spec"]["containers"][0]["ports"] = json!([{"containerPort": 4040}]);
         }),
         hostile(&|_| ()),
     ];

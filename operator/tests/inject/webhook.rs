@@ -179,7 +179,7 @@ async fn a_workload_is_stamped_and_unstamped() {
 
     let missing = server.ask("/stamp", &workload(&json!({"conch.rs/policy": "nope"})), &Value::Null).await;
     assert_eq!(missing["allowed"], true);
-    assert!(missing["warnings"][0].as_str().unwrap().starts_with("pods wait for the policy"));
+    assert!(missing["warnings"][0].as_str().unwrap().starts_with("pods wait"));
 
     let refused = server.ask("/stamp", &workload(&json!({"conch.rs/policy": "No Name"})), &Value::Null).await;
     assert_eq!(refused["allowed"], false);
