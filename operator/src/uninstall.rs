@@ -28,7 +28,7 @@ pub async fn uninstall() -> Result<()> {
     match configurations.delete(name, &DeleteParams::default()).await {
         Ok(_) => tracing::info!(name, "deleted the webhook configuration"),
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            tracing::info!(name, "there is no webhook configuration")
+            tracing::info!(name, "there is no webhook configuration");
         }
         Err(error) => return Err(error).context("failed to delete the webhook configuration"),
     }

@@ -9,7 +9,7 @@ use super::{
     },
     plan::{Notice, Object, Write},
 };
-use conch_crds::{CoordinationPolicy, Election, names};
+use conch_crds::{CoordinationPolicy, Election, ElectionStatus, names};
 use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, StatefulSet},
@@ -75,6 +75,8 @@ pub struct Effect {
     pub notice: Option<Notice>,
     /// A workload was touched for want of a stamp.
     pub touched: Option<Identity>,
+    /// The status of the election was written, and is at this version.
+    pub status: Option<(ElectionStatus, String)>,
 }
 
 /// Writes, as long as it may.
@@ -97,14 +99,17 @@ impl Writer {
 
     /// One write. An object that is gone when it is to be deleted, or there when it is to be made, is as it should be.
     pub async fn write(&self, write: Write) -> Result<Effect, ApplyError> {
+        tracing::debug!(?write, "writes");
         match write {
+            Write::CreatePolicy { policy, notice } => return self.create_policy(*policy, notice).await,
             Write::Create(object) => self.create_object(object).await?,
             Write::Apply { object, uid } => self.apply_object(object, &uid).await?,
             Write::PatchLease { lease, patch } => self.merge::<Lease>(&lease, &patch).await.map(drop)?,
             Write::Mark(mark) => self.mark(&mark).await?,
             Write::Touch { kind, workload, notice } => return self.touch(kind, workload, notice).await,
             Write::ElectionStatus { election, status } => {
-                self.status::<Election>(&election, &json!(status)).await?;
+                let version = self.status::<Election>(&election, &json!(status)).await?;
+                return Ok(Effect { status: Some((*status, version)), ..Effect::default() });
             }
             Write::PolicyStatus { policy, status } => {
                 self.status::<CoordinationPolicy>(&policy, &json!(status)).await?;
@@ -124,9 +129,21 @@ impl Writer {
         self.merge::<Lease>(&lease, &mark.patch()?).await.map(drop)
     }
 
+    async fn create_policy(
+        &self,
+        policy: CoordinationPolicy,
+        notice: Option<Notice>,
+    ) -> Result<Effect, ApplyError> {
+        let api: Api<CoordinationPolicy> = self.api(policy.metadata.namespace.as_deref());
+        match self.send(api.create(&creation(), &policy)).await {
+            Ok(_) => Ok(Effect { notice, ..Effect::default() }),
+            Err(ApplyError::Stale) => Ok(Effect::default()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn create_object(&self, object: Object) -> Result<(), ApplyError> {
         match object {
-            Object::Policy(object) => self.create(None, *object).await,
             Object::Lease(object) => self.create(Some(ObjectKind::Lease), *object).await,
             Object::Role(object) => self.create(Some(ObjectKind::Role), *object).await,
             Object::RoleBinding(object) => self.create(Some(ObjectKind::RoleBinding), *object).await,
@@ -136,7 +153,6 @@ impl Writer {
 
     async fn apply_object(&self, object: Object, uid: &str) -> Result<(), ApplyError> {
         match object {
-            Object::Policy(object) => self.apply(*object, uid).await,
             Object::Lease(object) => self.apply(*object, uid).await,
             Object::Role(object) => self.apply(*object, uid).await,
             Object::RoleBinding(object) => self.apply(*object, uid).await,
@@ -163,9 +179,7 @@ impl Writer {
     /// * `kind`: where an object of that name may be somebody else's.
     async fn create<K: Kind>(&self, kind: Option<ObjectKind>, object: K) -> Result<(), ApplyError> {
         let api: Api<K> = self.api(object.meta().namespace.as_deref());
-        let parameters =
-            PostParams { field_manager: Some(names::OPERATOR.to_owned()), ..PostParams::default() };
-        match self.send(api.create(&parameters, &object)).await {
+        match self.send(api.create(&creation(), &object)).await {
             Ok(_) => Ok(()),
             Err(ApplyError::Stale) => match kind {
                 Some(kind) => self.settle(&api, kind, &object.name_any()).await,
@@ -201,12 +215,14 @@ impl Writer {
         self.send(api.patch(&name, &force(), &Patch::Apply(&patch))).await.map(drop)
     }
 
-    async fn status<K: Kind>(&self, object: &Identity, status: &Value) -> Result<(), ApplyError> {
+    /// Returns the object's version after the write.
+    async fn status<K: Kind>(&self, object: &Identity, status: &Value) -> Result<String, ApplyError> {
         let api: Api<K> = self.api(Some(&object.namespace));
         let patch = json!({
             "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"uid": object.uid}, "status": status,
         });
-        self.send(api.patch_status(&object.name, &force(), &Patch::Apply(&patch))).await.map(drop)
+        let written = self.send(api.patch_status(&object.name, &force(), &Patch::Apply(&patch))).await?;
+        Ok(written.resource_version().unwrap_or_default())
     }
 
     async fn merge<K: Kind>(&self, object: &Identity, patch: &Value) -> Result<K, ApplyError> {
@@ -241,7 +257,7 @@ impl Writer {
             WorkloadKind::DaemonSet => Workload::of(self.merge::<DaemonSet>(&workload, &patch).await?),
         };
         let is_stamped = after.is_some_and(|after| after.is_stamped());
-        Ok(Effect { notice: is_stamped.then_some(notice), touched: Some(workload) })
+        Ok(Effect { notice: is_stamped.then_some(notice), touched: Some(workload), ..Effect::default() })
     }
 
     fn api<K: Kind>(&self, namespace: Option<&str>) -> Api<K> {
@@ -274,6 +290,10 @@ impl<K> Kind for K where
         + Serialize
         + DeserializeOwned
 {
+}
+
+fn creation() -> PostParams {
+    PostParams { field_manager: Some(names::OPERATOR.to_owned()), ..PostParams::default() }
 }
 
 fn force() -> PatchParams {

@@ -11,16 +11,20 @@ use super::{
         index::Index,
         watch::{self, React, SharedIndex},
     },
-    plan::{self, Plan},
+    plan::{self, Plan, Write},
     publish::Publisher,
     queue::Queue,
 };
 use crate::inject::SidecarImage;
+use conch_crds::ElectionStatus;
 use futures::{StreamExt, future, stream::FuturesUnordered};
 use kube::Client;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -37,6 +41,8 @@ const ELECTION_DELAY: Duration = Duration::from_millis(10);
 const POLICY_DELAY: Duration = Duration::from_secs(1);
 /// What a pass wrote comes back by the watch within this time; a pass before that would write it again.
 const ECHO: Duration = Duration::from_millis(20);
+/// A watch that is further behind is not waited for.
+const ECHO_MAX: Duration = Duration::from_secs(10);
 /// Everything is looked at again after this time, in case an event was missed.
 const RESYNC: Duration = Duration::from_mins(10);
 /// How often the gauges are read.
@@ -67,6 +73,8 @@ pub struct Controller {
     publisher: Publisher,
     metrics: Metrics,
     leadership: latest::Receiver<()>,
+    /// A pass was due while this operator did not lead.
+    missed: AtomicBool,
     memory: Mutex<Memory>,
 }
 
@@ -76,6 +84,16 @@ struct Memory {
     failures: HashMap<Key, u32>,
     foreign: HashMap<ElectionKey, BTreeMap<ObjectKind, Instant>>,
     touched: HashMap<String, Instant>,
+    written: HashMap<ElectionKey, Written>,
+}
+
+/// The status that was written last, until the watch brings it back. What was said as Events is remembered in the status
+/// alone: whoever decides by an older one says it again.
+struct Written {
+    uid: String,
+    status: ElectionStatus,
+    version: String,
+    at: Instant,
 }
 
 /// A part of the controller ended, which it never should.
@@ -94,6 +112,7 @@ impl Controller {
             client,
             metrics,
             leadership: settings.leadership,
+            missed: AtomicBool::new(true),
             memory: Mutex::default(),
         }
     }
@@ -183,17 +202,15 @@ impl Controller {
         }
     }
 
-    /// Whoever begins to lead knows nothing of what the last one left undone: everything is looked at.
+    /// Passes that were due while this operator did not lead are made up for by looking at everything, as soon as it does.
     async fn follow_leadership(&self) {
         let mut leadership = self.leadership.clone();
-        let mut led = false;
         loop {
             let leads = self.writer.may_write();
-            if leads && !led {
+            self.metrics.leading.set(i64::from(leads));
+            if leads && self.missed.swap(false, Ordering::Relaxed) {
                 self.look_at_everything();
             }
-            led = leads;
-            self.metrics.leading.set(i64::from(leads));
             if leadership.changed().await.is_err() {
                 // Nobody will tell any more: what is true now stays true.
                 future::pending::<()>().await;
@@ -228,6 +245,8 @@ impl Controller {
             let key = self.queue.next().await;
             if self.writer.may_write() {
                 self.pass(&key).await;
+            } else {
+                self.missed.store(true, Ordering::Relaxed);
             }
             self.queue.done(&key);
         }
@@ -238,7 +257,7 @@ impl Controller {
         let Some((kind, plan)) = self.decide(key) else { return };
         let next = plan.next;
         let writes = plan.writes.len();
-        let result = self.apply(plan).await;
+        let result = self.apply(key, plan).await;
         self.metrics.pass_seconds.observe(start.elapsed().as_secs_f64());
         let outcome = match &result {
             Ok(()) if writes == 0 => PassOutcome::Unchanged,
@@ -283,16 +302,34 @@ impl Controller {
             foreign.retain(|_, at| at.elapsed() < plan::RETRY);
             observed.foreign = foreign.keys().copied().collect();
         }
+        if memory.written.get(key).is_some_and(|written| written.is_known(observed)) {
+            memory.written.remove(key);
+        }
+        if let Some(written) = memory.written.get(key)
+            && let Some(election) = &mut observed.election
+        {
+            election.status.clone_from(&written.status);
+        }
         let touched = |uid: &String| memory.touched.get(uid).map(Instant::elapsed);
         let claims: BTreeSet<String> =
             observed.claims.iter().map(|claim| claim.identity.uid.clone()).collect();
         observed.touched = claims.into_iter().filter_map(|uid| touched(&uid).map(|ago| (uid, ago))).collect();
     }
 
-    async fn apply(&self, plan: Plan) -> Result<(), ApplyError> {
+    async fn apply(&self, key: &Key, plan: Plan) -> Result<(), ApplyError> {
         for write in plan.writes {
-            let Effect { notice, touched } = self.writer.write(write).await?;
+            let uid = match &write {
+                Write::ElectionStatus { election, .. } => election.uid.clone(),
+                _ => String::new(),
+            };
+            let Effect { notice, touched, status } = self.writer.write(write).await?;
             self.metrics.writes.inc();
+            if let Some((status, version)) = status
+                && let Key::Election(election) = key
+            {
+                let written = Written { uid, status, version, at: Instant::now() };
+                self.memory().written.insert(election.clone(), written);
+            }
             if let Some(workload) = touched {
                 let mut memory = self.memory();
                 memory.touched.retain(|_, at| at.elapsed() < plan::RETRY);
@@ -310,8 +347,8 @@ impl Controller {
 
     fn retry(&self, key: &Key, error: &ApplyError) {
         match (error, key) {
-            // Whoever leads does it; nobody needs to.
-            (ApplyError::NotLeading | ApplyError::NamespaceEnding, _) => return,
+            (ApplyError::NotLeading, _) => return self.missed.store(true, Ordering::Relaxed),
+            (ApplyError::NamespaceEnding, _) => return,
             (ApplyError::Stale | ApplyError::Gone, _) => return self.queue.add(key.clone(), BACKOFF_MIN),
             (ApplyError::Foreign(kind), Key::Election(election)) => {
                 let mut memory = self.memory();
@@ -334,6 +371,17 @@ impl Controller {
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Written {
+    /// Does the watch know of it, or something later?
+    fn is_known(&self, observed: &Observed) -> bool {
+        let number = |version: &str| version.parse::<u128>().ok();
+        let seen = observed.election_version.as_deref().unwrap_or_default();
+        let is_later = number(seen).zip(number(&self.version)).is_some_and(|(seen, written)| seen >= written);
+        let is_another = observed.election.as_ref().is_none_or(|election| election.identity.uid != self.uid);
+        is_later || is_another || seen == self.version || self.at.elapsed() > ECHO_MAX
     }
 }
 

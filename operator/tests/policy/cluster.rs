@@ -24,13 +24,14 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{conditions::is_crd_established, wait::await_condition},
 };
-use prometheus_client::registry::Registry;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{
     env,
     fmt::Debug,
     io::Write,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -57,6 +58,7 @@ pub(crate) struct Cluster {
 /// An operator that runs until it is stopped or dropped.
 pub(crate) struct Operator {
     pub(crate) metrics: Metrics,
+    registry: Registry,
     task: JoinHandle<()>,
 }
 
@@ -71,9 +73,7 @@ impl Cluster {
         };
         let turn = ONE_AT_A_TIME.lock().await;
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
-        let kubeconfig = Kubeconfig::read_from(path).unwrap();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        let client = Client::try_from(config).unwrap();
+        let client = Client::try_from(config(Path::new(&path)).await).unwrap();
         install(&client, CoordinationPolicy::crd()).await;
         install(&client, Election::crd()).await;
         let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -87,7 +87,7 @@ impl Cluster {
 
     /// Runs an operator that may write for ever.
     pub(crate) async fn operator(&self) -> Operator {
-        self.operator_with(Arc::new(|| true)).await
+        self.operator_with(Arc::new(|| true), watch::channel(()).1).await
     }
 
     /// Runs an operator that stops to write after it asked so often whether it may.
@@ -96,12 +96,17 @@ impl Cluster {
         let may_write = move || {
             left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
         };
-        self.operator_with(Arc::new(may_write)).await
+        self.operator_with(Arc::new(may_write), watch::channel(()).1).await
     }
 
-    async fn operator_with(&self, may_write: Arc<dyn Fn() -> bool + Send + Sync>) -> Operator {
-        let metrics = Metrics::new(&mut Registry::default());
-        let (hold, leadership) = watch::channel(());
+    /// Runs an operator that may write whenever it is told so.
+    pub(crate) async fn operator_with(
+        &self,
+        may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+        leadership: watch::Receiver<()>,
+    ) -> Operator {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
         let settings = Settings {
             sidecar_image: SidecarImage { reference: IMAGE.to_owned(), pull_policy: PullPolicy::Never },
             instance: Some("test".to_owned()),
@@ -111,12 +116,15 @@ impl Cluster {
         let controller = Controller::new(self.client.clone(), settings, metrics.clone());
         let (synced, is_synced) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let _hold = hold;
             let ended = controller.run(move || synced.send(()).unwrap()).await;
             panic!("{ended}");
         });
         is_synced.await.unwrap();
-        Operator { metrics, task }
+        Operator { metrics, registry, task }
+    }
+
+    pub(crate) async fn config(&self) -> Config {
+        config(Path::new(&env::var_os(KUBECONFIG).unwrap())).await
     }
 
     pub(crate) fn api<K>(&self) -> Api<K>
@@ -261,11 +269,22 @@ impl Operator {
         let _ = (&mut self.task).await;
     }
 
+    /// Sum and count of a histogram, as they are scraped.
+    pub(crate) fn histogram(&self, name: &str) -> (f64, f64) {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).unwrap();
+        let value = |suffix: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}_{suffix} ")));
+            line.unwrap().parse().unwrap()
+        };
+        (value("sum"), value("count"))
+    }
+
     /// Waits until nothing was written for a while, and returns how much was written in all.
     pub(crate) async fn settle(&self) -> u64 {
         let mut last = (self.metrics.writes.get(), Instant::now());
         let deadline = Instant::now() + Duration::from_secs(20);
-        while last.1.elapsed() < Duration::from_millis(1_500) {
+        while last.1.elapsed() < Duration::from_millis(2_500) {
             assert!(Instant::now() < deadline, "the operator does not stop writing");
             tokio::time::sleep(Duration::from_millis(50)).await;
             let writes = self.metrics.writes.get();
@@ -293,6 +312,11 @@ pub(crate) async fn wait_for<T>(what: &str, mut question: impl AsyncFnMut() -> O
         assert!(Instant::now() < deadline, "no {what} in time");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+async fn config(path: &Path) -> Config {
+    let kubeconfig = Kubeconfig::read_from(path).unwrap();
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()
 }
 
 async fn install(client: &Client, crd: CustomResourceDefinition) {

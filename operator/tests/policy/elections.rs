@@ -160,7 +160,7 @@ async fn what_a_workload_gets_wrong_is_said_on_its_election() {
     let reasons = cluster.events("nameless").await;
     assert!(reasons.iter().any(|(reason, _)| reason == "PolicyNotFound"), "{reasons:?}");
     let reasons = cluster.events("host").await;
-    assert!(reasons.iter().any(|(reason, _)| reason == "InjectionSkipped"), "{reasons:?}");
+    assert!(reasons.iter().any(|(reason, _)| reason == "InjectionRefused"), "{reasons:?}");
     cluster.end().await;
 }
 

@@ -9,3 +9,4 @@ mod cluster;
 mod elections;
 mod faults;
 mod leaders;
+mod replicas;

@@ -145,6 +145,7 @@ impl Index {
         let lease = self.leases.get(namespace, &object);
         let never_led = self.memory.never_led(key)
             && lease.is_some_and(|lease| memory::may_be_fresh(lease, self.pods.of_election(namespace, name)));
+        let election = self.elections.get(namespace, name);
         let mut observed = Observed {
             key: key.clone(),
             now: wall_clock(),
@@ -154,7 +155,8 @@ impl Index {
             lease_version: lease.map(|entry| entry.version.clone()),
             role: self.roles.get(namespace, &object).map(|entry| entry.view.clone()),
             binding: self.bindings.get(namespace, &object).map(|entry| entry.view.clone()),
-            election: self.elections.get(namespace, name).map(|entry| entry.view.clone()),
+            election: election.map(|entry| entry.view.clone()),
+            election_version: election.map(|entry| entry.version.clone()),
             injection_disabled: self.namespaces.get("", namespace).is_some(),
             never_led,
             claims,

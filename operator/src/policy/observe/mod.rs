@@ -43,6 +43,8 @@ pub struct Observed {
     pub binding: Option<RoleBinding>,
     /// The Election, if it is ours.
     pub election: Option<Election>,
+    /// Its version.
+    pub election_version: Option<String>,
     /// Nothing is injected in its namespace.
     pub injection_disabled: bool,
     /// It is certain that no sidecar ever ran for it: see [`memory`].

@@ -42,6 +42,13 @@ pub struct Plan {
 /// One write.
 #[derive(Debug)]
 pub enum Write {
+    /// Makes the policy that needs no object visible.
+    CreatePolicy {
+        /// It.
+        policy: Box<CoordinationPolicy>,
+        /// What to tell people if it was not there yet.
+        notice: Option<Notice>,
+    },
     /// Makes an object that was not there. If it is there by now, that is no failure.
     Create(Object),
     /// Server-side apply to the object with this UID and no other.
@@ -97,8 +104,6 @@ pub enum Write {
 /// An object that the operator makes.
 #[derive(Clone, Debug)]
 pub enum Object {
-    /// The policy that needs no object, made visible.
-    Policy(Box<CoordinationPolicy>),
     /// The Lease of an election.
     Lease(Box<Lease>),
     /// The Role for it.
@@ -145,10 +150,9 @@ impl Plan {
         if !policies.default_is_missing() {
             return;
         }
-        self.writes
-            .push(Write::Create(Object::Policy(Box::new(policies::default_policy(&observed.key.namespace)))));
         let workload = claims.all().find(|claim| claim.policy == conch_crds::names::DEFAULT_POLICY);
-        self.notices.extend(workload.map(notices::policy_created));
+        let policy = Box::new(policies::default_policy(&observed.key.namespace));
+        self.writes.push(Write::CreatePolicy { policy, notice: workload.map(notices::policy_created) });
     }
 
     /// Lets admission stamp what was annotated while the webhook was away. A touch changes nothing by itself, so nobody's

@@ -55,20 +55,11 @@ pub(super) fn notices(
         notices.extend(obstacle(observed, claims, ready.reason, &ready.message));
     }
     let injected = &verdict.injected;
-    let is_skip = matches!(
-        injected.reason,
-        Reason::InjectionDisabled
-            | Reason::HostNetwork
-            | Reason::PortTaken
-            | Reason::ContainerNameTaken
-            | Reason::VolumeNameTaken
-            | Reason::NotLinux
-            | Reason::SidecarMissing
-    );
-    if is_skip && is_news(ConditionType::Injected, injected.reason, &injected.message) {
-        notices.extend(
-            keeper.map(|keeper| notice(EventReason::InjectionSkipped, keeper, injected.message.clone())),
-        );
+    if let Some(keeper) = keeper
+        && let Some(reason) = without_sidecar(injected.reason, verdict.is_sidecar_required)
+        && is_news(ConditionType::Injected, injected.reason, &injected.message)
+    {
+        notices.push(notice(reason, keeper, injected.message.clone()));
     }
     notices
 }
@@ -87,6 +78,21 @@ pub(super) fn stamped(workload: &Workload) -> Notice {
         workload.policy
     );
     notice(EventReason::Stamped, workload, note)
+}
+
+/// What happens to pods that get no sidecar for this reason; `None`: they do, or there are none.
+fn without_sidecar(reason: Reason, is_required: bool) -> Option<EventReason> {
+    match reason {
+        Reason::InjectionDisabled | Reason::SidecarMissing => Some(EventReason::InjectionSkipped),
+        Reason::HostNetwork
+        | Reason::PortTaken
+        | Reason::ContainerNameTaken
+        | Reason::VolumeNameTaken
+        | Reason::NotLinux => {
+            Some(if is_required { EventReason::InjectionRefused } else { EventReason::InjectionSkipped })
+        }
+        _ => None,
+    }
 }
 
 fn leader(observed: &Observed, keeper: &Workload, change: &Transition) -> Notice {

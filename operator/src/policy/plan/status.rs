@@ -16,6 +16,7 @@ use conch_crds::{
     conditions::{self, ConditionStatus, ConditionType, Finding, Reason},
     election::{TRANSITIONS_MAX, Transition, TransitionCause, WorkloadReference},
     names,
+    policy::InjectionMode,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -31,6 +32,8 @@ pub(super) struct Verdict {
     pub(super) ready: Finding,
     /// What stands in the way of its sidecars.
     pub(super) injected: Finding,
+    /// Is a pod that cannot have its sidecar refused?
+    pub(super) is_sidecar_required: bool,
 }
 
 /// Decides about the status of an election.
@@ -68,7 +71,9 @@ pub(super) fn judge(observed: &Observed, policies: &Policies<'_>, claims: &Claim
         ),
     };
     let transition = follow_leader(observed, &before, &mut status);
-    Verdict { status, transition, ready, injected }
+    let policy = claims.keeper().and_then(|keeper| policies.object(&keeper.policy, &observed.key.namespace).ok());
+    let is_sidecar_required = policy.is_none_or(|policy| policy.spec.injection == InjectionMode::Required);
+    Verdict { status, transition, ready, injected, is_sidecar_required }
 }
 
 /// Fills in who leads, and remembers the change if there was one.

@@ -74,7 +74,7 @@ impl World {
 
     /// With one workload, and settled.
     pub(super) fn settled() -> Self {
-        let mut world = Self::new(vec![deployment("payments", json!({}))]);
+        let mut world = Self::new(vec![deployment("payments", &json!({}))]);
         world.settle();
         world
     }
@@ -90,6 +90,7 @@ impl World {
             claims: self.claims.clone(),
             policies: self.policies.clone(),
             pods: self.pods.clone(),
+            election_version: None,
             lease_version: lease.is_some().then(|| "7".to_owned()),
             lease,
             role: self.role.clone().and_then(Role::of),
@@ -126,6 +127,10 @@ impl World {
     /// What the API server would make of a write.
     pub(super) fn perform(&mut self, write: &Write) {
         match write {
+            Write::CreatePolicy { policy: made, .. } => {
+                let made = policy(&json!({"metadata": {"name": made.name_any()}, "spec": made.spec}));
+                self.policies.insert(made.identity.name.clone(), made);
+            }
             Write::Create(object) | Write::Apply { object, .. } => self.put(object.clone()),
             Write::PatchLease { patch, .. } => self.patch_lease(patch),
             Write::Mark(mark) => self.patch_lease(&mark.patch().unwrap()),
@@ -158,10 +163,6 @@ impl World {
         self.uids += 1;
         let uid = Some(format!("uid-{}", self.uids));
         match object {
-            Object::Policy(object) => {
-                let policy = policy(json!({"metadata": {"name": object.name_any()}, "spec": object.spec}));
-                self.policies.insert(object.name_any(), policy);
-            }
             Object::Lease(mut object) => {
                 object.metadata.uid = uid;
                 self.lease = Some(*object);
@@ -219,16 +220,16 @@ fn round_trip<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> T
 }
 
 /// A stamped Deployment, changed by a merge patch.
-pub(super) fn deployment(name: &str, patch: Value) -> Workload {
+pub(super) fn deployment(name: &str, patch: &Value) -> Workload {
     let mut object = workload(name);
-    json_patch::merge(&mut object, &patch);
+    json_patch::merge(&mut object, patch);
     Workload::of(serde_json::from_value::<Deployment>(object).unwrap()).unwrap()
 }
 
 /// The same as a `StatefulSet`.
-pub(super) fn stateful_set(name: &str, patch: Value) -> Workload {
+pub(super) fn stateful_set(name: &str, patch: &Value) -> Workload {
     let mut object = workload(name);
-    json_patch::merge(&mut object, &patch);
+    json_patch::merge(&mut object, patch);
     Workload::of(serde_json::from_value::<StatefulSet>(object).unwrap()).unwrap()
 }
 
@@ -244,16 +245,16 @@ fn workload(name: &str) -> Value {
 }
 
 /// A policy that was read.
-pub(super) fn policy(object: Value) -> Policy {
+pub(super) fn policy(object: &Value) -> Policy {
     let mut base = json!({"apiVersion": "conch.rs/v1alpha1", "kind": "CoordinationPolicy",
         "metadata": {"namespace": "shop", "uid": "p", "generation": 1}, "spec": {}});
-    json_patch::merge(&mut base, &object);
+    json_patch::merge(&mut base, object);
     let guarded: DeserializeGuard<CoordinationPolicy> = serde_json::from_value(base).unwrap();
     Policy::of(guarded).unwrap()
 }
 
 /// An injected, running pod, changed by a merge patch.
-pub(super) fn pod(name: &str, patch: Value) -> Pod {
+pub(super) fn pod(name: &str, patch: &Value) -> Pod {
     let mut object = json!({
         "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-of-{name}"),
             "labels": {names::POLICY: "default", names::ELECTION_LABEL: "payments"},
@@ -263,6 +264,6 @@ pub(super) fn pod(name: &str, patch: Value) -> Pod {
         "status": {"phase": "Running", "initContainerStatuses": [
             {"name": "conch", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}}]},
     });
-    json_patch::merge(&mut object, &patch);
+    json_patch::merge(&mut object, patch);
     Pod::of(serde_json::from_value::<PodObject>(object).unwrap()).unwrap()
 }
