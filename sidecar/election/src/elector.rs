@@ -24,7 +24,7 @@ const STALE_READS_MAX: u32 = 3;
 const EVENTS_MAX: usize = 256;
 
 /// What an elector is told once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// Who this candidate is.
     pub identity: Identity,
@@ -37,7 +37,7 @@ pub struct Config {
 }
 
 /// A candidate of one election.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Elector {
     pub(crate) config: Config,
     pub(crate) role: Role,

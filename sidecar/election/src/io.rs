@@ -25,7 +25,7 @@ pub enum Input {
 }
 
 /// Why a request gave no result. Whether a write took effect is then unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Failure {
     /// What kind of failure.
     pub kind: FailureKind,
@@ -34,7 +34,7 @@ pub struct Failure {
 }
 
 /// Kinds of failure that are told apart because people do different things about them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// No answer within the time that the action allowed.
     Timeout,
@@ -47,7 +47,7 @@ pub enum FailureKind {
 }
 
 /// Why a write did not succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WriteError {
     /// The register is not at the expected version.
     Conflict,
@@ -56,7 +56,7 @@ pub enum WriteError {
 }
 
 /// A request to the store. At most one is in flight; each ends with exactly one [`Input::Read`] or [`Input::Written`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Read the register, past every cache.
     Read {
@@ -77,7 +77,7 @@ pub enum Action {
 }
 
 /// Something worth a log line or a metric. Drained with [`crate::Elector::poll_event`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// This process leads.
     TermBegan {
@@ -171,7 +171,7 @@ pub enum Reason {
 }
 
 /// The answer to "do I lead?", computed when asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Answer {
     /// Present exactly if this pod leads.
     pub promise: Option<Promise>,
@@ -182,7 +182,7 @@ pub struct Answer {
 }
 
 /// What a program may rely on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Promise {
     /// The term's fencing token.
     pub token: Token,
@@ -193,7 +193,7 @@ pub struct Promise {
 }
 
 /// A program resigned a term that is not the current one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NotCurrent {
     /// The token of the running term, if this pod leads.
     pub current: Option<Token>,

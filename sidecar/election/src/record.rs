@@ -30,7 +30,7 @@ pub struct Identity {
 }
 
 /// What a candidate writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Record {
     /// Name of the write that made this record.
     pub write: WriteId,
@@ -41,7 +41,7 @@ pub struct Record {
 }
 
 /// The state of the register, as its last holder signed it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Claim {
     /// A candidate leads.
     Held {
@@ -67,7 +67,7 @@ pub enum Claim {
 }
 
 /// What was found in the register.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
     /// A record that a candidate wrote, whole and unaltered.
     Record(Record),
@@ -78,7 +78,7 @@ pub enum Content {
 }
 
 /// A record that no candidate of ours wrote. Nothing in it is believed but the longest wait that it asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unknown {
     /// The holder that it names, if any.
     pub holder: Option<String>,
@@ -105,7 +105,7 @@ pub struct Fence(pub u128);
 pub struct Token(pub u128);
 
 /// What one read of an existing register found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Stored {
     /// For the next compare-and-set.
     pub version: Version,
@@ -122,7 +122,7 @@ pub struct Stored {
 }
 
 /// What a successful write returns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Written {
     /// For the next compare-and-set.
     pub version: Version,

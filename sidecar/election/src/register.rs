@@ -8,7 +8,7 @@ use crate::{
 use std::time::Duration;
 
 /// The last state of the register that this process saw.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Register {
     /// Nothing was read yet.
     Unseen,
@@ -22,7 +22,7 @@ pub(crate) enum Register {
 }
 
 /// A record, and since when this process knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Observation {
     pub(crate) stored: Stored,
     /// First sight of this content in this incarnation. Writes to other parts of the object don't move it.
@@ -30,7 +30,7 @@ pub(crate) struct Observation {
 }
 
 /// The longest lease and the latest term that were ever seen: what a follower remembers of the register's past.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Memory {
     longest_lease: Duration,
     latest_term: Option<(u32, TermId)>,
@@ -40,7 +40,7 @@ pub(crate) struct Memory {
 }
 
 /// In which pods the register was ever held, as far as this process saw.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 enum Holders {
     /// Nothing was seen yet.
     #[default]

@@ -7,7 +7,7 @@ use crate::{
 use std::time::Duration;
 
 /// What this process is at the moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
     /// Does not lead.
     Following,
@@ -20,7 +20,7 @@ pub(crate) enum Role {
 }
 
 /// A term of this process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Term {
     pub(crate) id: TermId,
     pub(crate) token: Token,
@@ -38,7 +38,7 @@ pub(crate) struct Term {
 }
 
 /// A write that was sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Attempt {
     pub(crate) purpose: Purpose,
     pub(crate) record: Record,
@@ -49,7 +49,7 @@ pub(crate) struct Attempt {
     pub(crate) fence_floor: Option<Fence>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     /// Make a missing record anew. Acquires nothing.
     Create,
@@ -62,7 +62,7 @@ pub(crate) enum Purpose {
 }
 
 /// The request that is under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum InFlight {
     Read,
     Write(Box<Attempt>),

@@ -15,7 +15,7 @@ const MILLION: u64 = 1_000_000;
 
 /// One reading of this machine's clocks, in the order of the fields: each is read no earlier than the one before, so that
 /// whatever interrupts the reading, the moment is that of the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Moment {
     /// `CLOCK_BOOTTIME`: goes on during suspend, may be slewed.
     pub boottime: Duration,
@@ -59,7 +59,7 @@ impl Moment {
 }
 
 /// A span on the local clocks that begins at a [`Moment`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Span {
     pub(crate) from: Moment,
     pub(crate) length: Duration,

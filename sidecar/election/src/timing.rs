@@ -18,7 +18,7 @@ pub const ATTEMPTS: u32 = 3;
 pub const LEASE_MAX: Duration = Duration::from_hours(1);
 
 /// A combination of durations for which the argument in ARCHITECTURE.md holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timing {
     lease: Duration,
     renew_interval: Duration,
@@ -27,7 +27,7 @@ pub struct Timing {
 }
 
 /// Why four durations are no [`Timing`]; each variant names the number to change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UnsafeTiming {
     /// The lease is shorter than a second, longer than [`LEASE_MAX`], or no whole number of seconds.
     Lease(Duration),
