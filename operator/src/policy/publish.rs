@@ -65,6 +65,9 @@ impl Publisher {
         let regarding = workload_reference(notice.kind, &notice.workload);
         match timeout(TIMEOUT, self.recorder.publish(&event, &regarding)).await {
             Ok(Ok(())) => {}
+            // Everything in the namespace is being deleted.
+            Ok(Err(kube::Error::Api(status)))
+                if status.code == 403 && status.message.contains("being terminated") => {}
             Ok(Err(error)) => tracing::warn!(%error, reason = %notice.reason, "failed to publish an event"),
             Err(_) => tracing::warn!(reason = %notice.reason, "failed to publish an event in time"),
         }

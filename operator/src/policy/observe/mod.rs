@@ -4,6 +4,8 @@ pub mod cache;
 pub mod index;
 pub mod memory;
 pub mod objects;
+#[cfg(test)]
+mod tests;
 pub mod view;
 pub mod watch;
 pub mod workload;

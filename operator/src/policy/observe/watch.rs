@@ -117,7 +117,8 @@ where
     follow(O::kind(&()).into_owned(), stream, index, react, cache, on_change)
 }
 
-async fn follow<O, T>(
+/// Takes in one stream of events until it ends.
+pub(super) async fn follow<O, T>(
     kind: String,
     stream: impl Stream<Item = watcher::Result<Event<O>>> + Send,
     index: SharedIndex,

@@ -71,7 +71,8 @@ pub(super) fn judge(observed: &Observed, policies: &Policies<'_>, claims: &Claim
         ),
     };
     let transition = follow_leader(observed, &before, &mut status);
-    let policy = claims.keeper().and_then(|keeper| policies.object(&keeper.policy, &observed.key.namespace).ok());
+    let policy =
+        claims.keeper().and_then(|keeper| policies.object(&keeper.policy, &observed.key.namespace).ok());
     let is_sidecar_required = policy.is_none_or(|policy| policy.spec.injection == InjectionMode::Required);
     Verdict { status, transition, ready, injected, is_sidecar_required }
 }
