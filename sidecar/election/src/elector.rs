@@ -4,7 +4,7 @@ use crate::{
     io::{Action, EndCause, Event, Failure, FailureKind, Input, NotCurrent, WriteError},
     record::{Claim, Fence, Identity, Record, Stored, Token, WriteId},
     register::{Memory, Register},
-    term::{Attempt, InFlight, Purpose, Role, Term},
+    term::{Attempt, InFlight, Newest, Purpose, Role, Term},
     time::{Moment, Span},
     timing::Timing,
 };
@@ -145,7 +145,7 @@ impl Elector {
         }
         let timeout = self.config.timing.attempt_timeout();
         if self.read_due {
-            self.in_flight = Some(InFlight::Read);
+            self.in_flight = Some(InFlight::Read(self.newest_seen()));
             return Some(Action::Read { timeout });
         }
         let attempt = self.next_attempt(now)?;
@@ -301,12 +301,14 @@ impl Elector {
     }
 
     fn on_read(&mut self, now: Moment, result: Result<Option<Stored>, Failure>) {
-        assert!(matches!(self.in_flight.take(), Some(InFlight::Read)), "a read was in flight");
+        let Some(InFlight::Read(before)) = self.in_flight.take() else {
+            unreachable!("a read was in flight");
+        };
         match result {
             Ok(found) => {
                 self.read_due = false;
                 self.store_answered();
-                self.distrust_history(now, found.as_ref());
+                self.distrust_history(now, before, found.as_ref());
                 self.observe(now, found);
             }
             Err(failure) => self.request_failed(now, failure),
@@ -338,10 +340,14 @@ impl Elector {
         }
     }
 
+    pub(crate) fn newest_seen(&self) -> Newest {
+        Newest { fence: self.highest_fence, own: self.own_latest }
+    }
+
     /// A linearizable read that shows less than what was seen before it was sent: once may be a fault of the store, again and
     /// again means that the store was put back to an earlier state.
-    fn distrust_history(&mut self, now: Moment, found: Option<&Stored>) {
-        if !found.is_some_and(|stored| self.is_stale(stored)) {
+    fn distrust_history(&mut self, now: Moment, before: Newest, found: Option<&Stored>) {
+        if !found.is_some_and(|stored| before.is_newer_than(stored)) {
             self.stale_reads_in_a_row = 0;
             return;
         }

@@ -15,7 +15,8 @@ impl Elector {
         let holder_before = self.register.holder_name();
         let incarnation_before = self.register.incarnation().cloned();
         match found {
-            Some(stored) if self.is_stale(&stored) => return,
+            // A cache that lags, or a watch that is behind an answer: it says nothing new.
+            Some(stored) if self.newest_seen().is_newer_than(&stored) => return,
             Some(stored) => {
                 self.highest_fence = self.highest_fence.max(stored.fence);
                 self.memory.note(&stored, self.register.incarnation());
@@ -35,20 +36,6 @@ impl Elector {
         }
         self.settle(now);
         self.check_own_record();
-    }
-
-    /// Older than what was seen before: a cache that lags, or a watch that is behind an answer. It says nothing new.
-    pub(crate) fn is_stale(&self, stored: &Stored) -> bool {
-        match (stored.fence, self.highest_fence) {
-            (Some(fence), Some(highest)) => fence < highest,
-            // Without fences only one's own writes can be put in order.
-            _ => match (&stored.content, self.own_latest) {
-                (Content::Record(Record { write, .. }), Some(latest)) => {
-                    write.nonce == latest.nonce && write.sequence < latest.sequence
-                }
-                _ => false,
-            },
-        }
     }
 
     /// Confirms the write whose id stands in the record, and drops those that can no longer take effect: their version is

@@ -1,7 +1,7 @@
 //! A term of this process, and the writes that it has sent for it.
 
 use crate::{
-    record::{Fence, Incarnation, Record, TermId, Token, Version, WriteId},
+    record::{Content, Fence, Incarnation, Record, Stored, TermId, Token, Version, WriteId},
     time::{Moment, Span},
 };
 use std::time::Duration;
@@ -61,11 +61,34 @@ pub(crate) enum Purpose {
     Release,
 }
 
+/// The newest that was seen of the register: a store with fences, or one's own write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Newest {
+    pub(crate) fence: Option<Fence>,
+    pub(crate) own: Option<WriteId>,
+}
+
 /// The request that is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum InFlight {
-    Read,
+    /// With what had been seen before it was sent: what it shows cannot be older.
+    Read(Newest),
     Write(Box<Attempt>),
+}
+
+impl Newest {
+    pub(crate) fn is_newer_than(&self, stored: &Stored) -> bool {
+        match (stored.fence, self.fence) {
+            (Some(fence), Some(newest)) => fence < newest,
+            // Without fences only one's own writes can be put in order.
+            _ => match (&stored.content, self.own) {
+                (Content::Record(Record { write, .. }), Some(own)) => {
+                    write.nonce == own.nonce && write.sequence < own.sequence
+                }
+                _ => false,
+            },
+        }
+    }
 }
 
 impl Term {

@@ -31,7 +31,7 @@ fn nothing_goes_wrong_with_one_fault_and_one_late_message() {
 
 #[test]
 fn nothing_goes_wrong_with_two_faults() {
-    assert_eq!(fails(Election { faults: 2, delays: 0, ..WORLD }), None);
+    assert_eq!(fails(Election { faults: 2, delays: 0, horizon: 9, ..WORLD }), None);
 }
 
 #[test]

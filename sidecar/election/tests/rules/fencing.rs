@@ -1,7 +1,7 @@
 //! Tokens only rise, and a store that lost history is noticed.
 
 use crate::world::*;
-use conch_election::{Config, Content, Event, Input, Reason, Token};
+use conch_election::{Action, Config, Content, Event, Input, Reason, Token};
 
 #[test]
 fn the_token_is_the_fence_of_the_acquiring_write_plus_the_offset_and_does_not_change_in_the_term() {
@@ -80,4 +80,22 @@ fn a_single_stale_read_is_forgiven() {
     elector.handle(at(4_040), Input::Read(Ok(old)));
     register.run_until(&mut elector, 4_041, 8_000);
     assert!(elector.leads(at(8_000)));
+}
+
+#[test]
+fn a_read_that_a_newer_change_overtakes_is_no_sign_of_lost_history() {
+    let (_, mut register) = leader();
+    let mut elector = candidate(2);
+    for now in [0, 2_000, 4_000, 6_000] {
+        let Some(action) = elector.poll_action(at(now)) else { break };
+        assert!(matches!(action, Action::Read { .. }));
+        // The answer is under way for long; meanwhile the leader renews, and the watch tells that at once.
+        let answer = register.stored.clone();
+        register.touch();
+        register.tell(&mut elector, at(now + 500));
+        elector.handle(at(now + 1_000), Input::Read(Ok(answer)));
+    }
+    assert!(!events(&mut elector).contains(&Event::HistoryLost));
+    register.run_until(&mut elector, 8_000, 23_020);
+    assert!(elector.leads(at(23_020)));
 }

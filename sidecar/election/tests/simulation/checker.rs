@@ -147,6 +147,11 @@ impl Checker {
         });
     }
 
+    /// A process says that the store went back, and it did not, nor did it ever show an old state.
+    pub(crate) fn lost_history(&mut self, pod: PodId, now: u64) {
+        self.violated(|| format!("history: pod {pod} says at {now} µs that the store lost history"));
+    }
+
     /// So many requests of each pod after everything had settled. Whoever sent any is the leader, and it keeps its pace.
     pub(crate) fn requests(&mut self, of_pods: &[(PodId, u64, Duration)], window: u64) {
         let busy: Vec<_> = of_pods.iter().filter(|(_, requests, _)| *requests > 0).collect();

@@ -332,6 +332,9 @@ impl<'scenario> World<'scenario> {
                 let seen = term.and_then(|term| self.nodes[index].fence_before(term));
                 self.checker.began(index, *token, seen);
             }
+            Event::HistoryLost if self.scenario.network.stale_per_mille == 0 => {
+                self.checker.lost_history(index, self.now);
+            }
             Event::Renewed { .. } => {}
             _ => return,
         }
