@@ -1,9 +1,6 @@
 # Everything below runs as root on a Linux machine with Rust, Go and a C compiler; the rest is installed or built when
 # it is first needed.
 
-# What the images of `make demo` and `make test` are built with: release is what is shipped.
-PROFILE ?= release
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint images simulate cluster clean-cluster
 
@@ -12,17 +9,17 @@ help: ## Show this list
 
 demo: ## Show the main job on a cluster of its own: install, annotate, kill the leader, cut its power
 	cargo build --quiet --package conch-cluster --package conch-e2e --bin conch-cluster --bin conch-demo
-	cargo run --quiet --package conch-images -- build --profile $(PROFILE)
+	cargo run --quiet --package conch-images -- build
 	cargo run --quiet --package conch-e2e --bin conch-demo
 
 test: ## Run every check and test; prints counts at the end
-	@PROFILE=$(PROFILE) e2e/test.sh
+	@e2e/test.sh
 
 lint: ## Format, file lengths, clippy
 	@e2e/test.sh lint
 
 images: ## Build the images of operator, sidecar and probe into out/
-	cargo run --quiet --package conch-images -- build --profile $(PROFILE)
+	cargo run --quiet --package conch-images -- build
 
 simulate: ## Simulate RUNS elections of two minutes (10 million, some hours) on all cores
 	cargo run --quiet --package conch-election --example simulate -- $(or $(RUNS),10000000)

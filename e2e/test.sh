@@ -83,7 +83,7 @@ step clippy cargo clippy --quiet --workspace --all-targets -- -D warnings
 [ "${1:-}" = lint ] && finish
 
 step build cargo build --quiet --package conch-cluster --package conch-images
-step images cargo run --quiet --package conch-images -- build --profile "${PROFILE:-release}"
+step images cargo run --quiet --package conch-images -- build
 if [ -n "${CONCH_KUBECONFIG:-}" ]; then
     export CONCH_TEST_KUBECONFIG=$CONCH_KUBECONFIG
 else

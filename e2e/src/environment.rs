@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use conch_cluster::{Cluster, Options};
 use conch_images::{Program, workspace_directory};
@@ -74,15 +75,29 @@ impl Environment {
     /// # Errors
     /// Helm fails, or the operator does not become ready.
     pub fn install(&self) -> Result<()> {
+        let before = self.tools.helm(&["status", RELEASE, "--namespace", OPERATOR_NAMESPACE]).is_ok();
         let chart = chart_directory();
         let chart = chart.to_string_lossy();
         let install = ["upgrade", "--install", RELEASE, &chart, "--namespace", OPERATOR_NAMESPACE];
         self.tools.helm(&[&install[..], &["--create-namespace", "--wait", "--timeout", "2m"]].concat())?;
-        // The tag of an image stays while its content changes.
+        if before { self.restart_operator() } else { Ok(()) }
+    }
+
+    /// The tag of an image stays while its content changes: only new pods run what was loaded.
+    fn restart_operator(&self) -> Result<()> {
         let operator = ["--namespace", OPERATOR_NAMESPACE, "deployment", "--selector", OPERATOR_SELECTOR];
         self.tools.kubectl(&[&["rollout", "restart"], &operator[..]].concat())?;
         self.tools.kubectl(&[&["rollout", "status", "--timeout=2m"], &operator[..]].concat())?;
-        Ok(())
+        Tools::wait_for("end of the old operators", Duration::from_mins(1), || {
+            let all = self.all_operator_pods()?.len();
+            let current = self.operator_pods()?.len();
+            Ok(if all == current { Ok(()) } else { Err(format!("{} old pods", all - current)) })
+        })
+    }
+
+    fn all_operator_pods(&self) -> Result<Vec<Value>> {
+        let list = ["--namespace", OPERATOR_NAMESPACE, "pods", "--selector", OPERATOR_SELECTOR];
+        Ok(self.tools.get(&list)?["items"].as_array().cloned().unwrap_or_default())
     }
 
     /// The operator's pods, but for those that are being deleted.
@@ -90,8 +105,7 @@ impl Environment {
     /// # Errors
     /// The API server does not answer.
     pub fn operator_pods(&self) -> Result<Vec<Value>> {
-        let list = ["--namespace", OPERATOR_NAMESPACE, "pods", "--selector", OPERATOR_SELECTOR];
-        let mut pods = self.tools.get(&list)?["items"].as_array().cloned().unwrap_or_default();
+        let mut pods = self.all_operator_pods()?;
         pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
         Ok(pods)
     }
