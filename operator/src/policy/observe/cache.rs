@@ -187,6 +187,7 @@ fn place(object: &impl Resource) -> Place {
 mod tests {
     use super::{super::view::Identity, *};
     use k8s_openapi::api::core::v1::ConfigMap;
+    use std::time::Duration;
 
     #[derive(Clone, Debug, PartialEq)]
     struct Thing {
@@ -258,6 +259,22 @@ mod tests {
         let changes = feed(&mut cache, vec![Event::Apply(object("a", None))]);
         assert_eq!(changes.len(), 1);
         assert_eq!(cache.iter().count(), 0);
+    }
+
+    #[test]
+    fn an_object_that_is_made_anew_is_seen_for_the_first_time_and_one_that_changes_is_not() {
+        let (start, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        let mut cache: Cache<Thing> = Cache::default();
+        let mut made = object("a", Some("e"));
+        made.metadata.uid = Some("1".into());
+        cache.handle(Event::Apply(made.clone()), start);
+        cache.handle(Event::Apply(made.clone()), later);
+        let first_seen =
+            |cache: &Cache<Thing>| cache.get("n", "a").map(|entry| (entry.first_seen, entry.touched));
+        assert_eq!(first_seen(&cache), Some((start, later)));
+        made.metadata.uid = Some("2".into());
+        cache.handle(Event::Apply(made), later);
+        assert_eq!(first_seen(&cache), Some((later, later)));
     }
 
     #[test]

@@ -131,10 +131,13 @@ async fn nobody_led_an_election_whose_only_lease_came_as_an_event() {
     assert!(watched.observe().never_led);
 }
 
+/// A name, and the events of Leases, Elections and pods.
+type Case = (&'static str, Vec<Event<Lease>>, Vec<Event<DeserializeGuard<Election>>>, Vec<Event<Pod>>);
+
 #[tokio::test]
 async fn somebody_may_have_led_whatever_was_there_before_or_was_deleted() {
     let made = || Event::Apply(lease("1", &json!({})));
-    let cases: [(&str, Vec<Event<Lease>>, Vec<Event<DeserializeGuard<Election>>>, Vec<Event<Pod>>); 7] = [
+    let cases: [Case; 7] = [
         (
             "a listed Lease",
             vec![Event::Init, Event::InitApply(lease("1", &json!({}))), Event::InitDone],
