@@ -7,7 +7,7 @@ use super::{
     mark::Mark,
     metrics::{Metrics, PassKind, PassLabels, PassOutcome},
     observe::{
-        ObjectKind, Observed,
+        ObjectKind, Observed, Touches,
         index::Index,
         watch::{self, React, SharedIndex},
     },
@@ -20,7 +20,7 @@ use conch_crds::ElectionStatus;
 use futures::{StreamExt, future, stream::FuturesUnordered};
 use kube::Client;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -83,7 +83,7 @@ pub struct Controller {
 struct Memory {
     failures: HashMap<Key, u32>,
     foreign: HashMap<ElectionKey, BTreeMap<ObjectKind, Instant>>,
-    touched: HashMap<String, Instant>,
+    touched: HashMap<String, (u32, Instant)>,
     written: HashMap<ElectionKey, Written>,
 }
 
@@ -310,10 +310,11 @@ impl Controller {
         {
             election.status.clone_from(&written.status);
         }
-        let touched = |uid: &String| memory.touched.get(uid).map(Instant::elapsed);
-        let claims: BTreeSet<String> =
-            observed.claims.iter().map(|claim| claim.identity.uid.clone()).collect();
-        observed.touched = claims.into_iter().filter_map(|uid| touched(&uid).map(|ago| (uid, ago))).collect();
+        let touches = observed.claims.iter().filter_map(|claim| {
+            let (times, last) = memory.touched.get(&claim.identity.uid)?;
+            Some((claim.identity.uid.clone(), Touches { times: *times, ago: last.elapsed() }))
+        });
+        observed.touched = touches.collect();
     }
 
     async fn apply(&self, key: &Key, plan: Plan) -> Result<(), ApplyError> {
@@ -332,8 +333,9 @@ impl Controller {
             }
             if let Some(workload) = touched {
                 let mut memory = self.memory();
-                memory.touched.retain(|_, at| at.elapsed() < plan::RETRY);
-                memory.touched.insert(workload.uid, Instant::now());
+                memory.touched.retain(|_, (_, last)| last.elapsed() < 2 * plan::TOUCH_RETRY_MAX);
+                let (times, last) = memory.touched.entry(workload.uid).or_insert((0, Instant::now()));
+                (*times, *last) = (*times + 1, Instant::now());
             }
             if let Some(notice) = notice {
                 self.publisher.publish(&notice).await;

@@ -55,8 +55,17 @@ pub struct Observed {
     pub foreign: BTreeSet<ObjectKind>,
     /// How long it has been without workload, pod and renewal.
     pub abandoned_for: Option<Duration>,
-    /// How long ago each workload, by its UID, was last touched for want of a stamp.
-    pub touched: BTreeMap<String, Duration>,
+    /// What was tried for want of a stamp, by the UID of the workload.
+    pub touched: BTreeMap<String, Touches>,
+}
+
+/// How a workload was touched so that admission stamps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touches {
+    /// How often, in vain.
+    pub times: u32,
+    /// How long ago the last time was.
+    pub ago: Duration,
 }
 
 /// Everything that the status of one policy depends on.

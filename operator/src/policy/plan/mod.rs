@@ -25,8 +25,13 @@ use policies::Policies;
 use serde_json::Value;
 use std::time::Duration;
 
-/// How soon to look again whether a name that was taken is free, or whether the webhook is back.
+/// How soon to look again whether a name that was taken is free.
 pub const RETRY: Duration = Duration::from_secs(30);
+
+/// How soon to touch a workload again that was not stamped: doubled with each time,
+const TOUCH_RETRY_MIN: Duration = Duration::from_secs(1);
+/// up to this.
+pub const TOUCH_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What to do, in this order.
 #[derive(Debug, Default)]
@@ -162,8 +167,10 @@ impl Plan {
             return;
         }
         for workload in claims.unstamped() {
-            let waited = observed.touched.get(&workload.identity.uid);
-            let left = waited.map_or(Duration::ZERO, |waited| RETRY.saturating_sub(*waited));
+            let touches = observed.touched.get(&workload.identity.uid);
+            let times = touches.map_or(0, |touches| touches.times);
+            let left =
+                touches.map_or(Duration::ZERO, |touches| touch_retry(times).saturating_sub(touches.ago));
             if left.is_zero() {
                 let (kind, identity) = (workload.kind, workload.identity.clone());
                 self.writes.push(Write::Touch {
@@ -172,11 +179,17 @@ impl Plan {
                     notice: notices::stamped(workload),
                 });
             }
-            self.look_again(if left.is_zero() { RETRY } else { left });
+            self.look_again(if left.is_zero() { touch_retry(times + 1) } else { left });
         }
     }
 
     fn look_again(&mut self, after: Duration) {
         self.next = Some(self.next.map_or(after, |next| next.min(after)));
     }
+}
+
+/// How long to wait after so many touches in vain.
+fn touch_retry(times: u32) -> Duration {
+    let doubled = TOUCH_RETRY_MIN.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1)));
+    doubled.min(TOUCH_RETRY_MAX)
 }

@@ -4,7 +4,7 @@ use super::{
     super::{Object, RETRY, Write},
     world::{World, deployment, pod, policy, stateful_set},
 };
-use crate::policy::observe::ObjectKind;
+use crate::policy::observe::{ObjectKind, Touches};
 use conch_crds::names;
 use kube::ResourceExt;
 use serde_json::json;
@@ -224,12 +224,19 @@ fn a_workload_without_stamp_is_touched_now_and_then_and_never_fought_over() {
     world.claims = vec![unstamped()];
     let plan = world.plan();
     assert!(plan.writes.iter().any(|write| matches!(write, Write::Touch { .. })), "{plan:?}");
-    assert_eq!(plan.next, Some(RETRY));
-    // It changed nothing: the webhook is away.
-    world.touched.insert("uid-of-payments".to_owned(), Duration::from_secs(10));
-    let plan = world.plan();
-    assert!(!plan.writes.iter().any(|write| matches!(write, Write::Touch { .. })), "{plan:?}");
-    assert_eq!(plan.next, Some(Duration::from_secs(20)));
+    assert_eq!(plan.next, Some(Duration::from_secs(1)));
+    // It changed nothing: the webhook is away. Each wait is longer than the one before.
+    for (times, wait) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 30), (99, 30)] {
+        let wait = Duration::from_secs(wait);
+        let mut touched = |ago| {
+            world.touched.insert("uid-of-payments".to_owned(), Touches { times, ago });
+            world.plan()
+        };
+        let plan = touched(Duration::from_millis(500));
+        assert!(!plan.writes.iter().any(|write| matches!(write, Write::Touch { .. })), "{plan:?}");
+        assert_eq!(plan.next, wait.checked_sub(Duration::from_millis(500)));
+        assert!(touched(wait).writes.iter().any(|write| matches!(write, Write::Touch { .. })));
+    }
     // Where nothing is injected there is nothing to stamp.
     world.touched.clear();
     world.injection_disabled = true;

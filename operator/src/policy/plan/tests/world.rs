@@ -6,7 +6,7 @@ use crate::{
     policy::{
         ElectionKey,
         observe::{
-            ObjectKind, Observed,
+            ObjectKind, Observed, Touches,
             objects::{Election, Lease, Policy, Role, RoleBinding},
             view::ViewOf,
             workload::{Pod, Workload},
@@ -44,7 +44,7 @@ pub(super) struct World {
     pub(super) never_led: bool,
     pub(super) foreign: BTreeSet<ObjectKind>,
     pub(super) abandoned_for: Option<Duration>,
-    pub(super) touched: BTreeMap<String, Duration>,
+    pub(super) touched: BTreeMap<String, Touches>,
     /// The Lease as it was observed last.
     seen: Option<Lease>,
     uids: u32,
@@ -135,7 +135,7 @@ impl World {
             Write::PatchLease { patch, .. } => self.patch_lease(patch),
             Write::Mark(mark) => self.patch_lease(&mark.patch().unwrap()),
             Write::Touch { workload, .. } => {
-                self.touched.insert(workload.uid.clone(), Duration::ZERO);
+                self.touched.insert(workload.uid.clone(), Touches { times: 1, ago: Duration::ZERO });
                 for claim in &mut self.claims {
                     if claim.identity.uid == workload.uid {
                         claim.stamp.policy = Some(claim.policy.clone());
