@@ -11,6 +11,7 @@ mod acquire;
 mod fencing;
 mod hand_over;
 mod promises;
+mod reasons;
 mod settle;
 mod stop;
 mod validity;

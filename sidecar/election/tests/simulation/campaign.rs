@@ -1,6 +1,6 @@
 //! Many runs, on all cores.
 
-use super::{scenario::Scenario, shrink::shrink, world::World};
+use super::{checker::Kind, scenario::Scenario, shrink::shrink, world::World};
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering},
@@ -22,18 +22,18 @@ pub(crate) struct Campaign {
     pub(crate) promises: u64,
 }
 
-/// Runs the seeds from 0 to `runs`, on all cores.
-pub(crate) fn run(runs: u64) -> Campaign {
+/// Runs the seeds from 0 to `runs`, on all cores. `only`: no other kind of violation counts.
+pub(crate) fn run(runs: u64, only: Option<Kind>) -> Campaign {
     let next = AtomicU64::new(0);
     let stop = AtomicU64::new(u64::MAX);
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(|| work(runs, &next, &stop))).collect();
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(|| work(runs, only, &next, &stop))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).fold(Campaign::default(), Campaign::and)
     })
 }
 
-fn work(runs: u64, next: &AtomicU64, stop: &AtomicU64) -> Campaign {
+fn work(runs: u64, only: Option<Kind>, next: &AtomicU64, stop: &AtomicU64) -> Campaign {
     let mut campaign = Campaign::default();
     loop {
         let first = next.fetch_add(CHUNK, Ordering::Relaxed);
@@ -41,7 +41,7 @@ fn work(runs: u64, next: &AtomicU64, stop: &AtomicU64) -> Campaign {
             if seed > stop.load(Ordering::Relaxed) {
                 return campaign;
             }
-            let outcome = World::new(&Scenario::from_seed(seed), false).run();
+            let outcome = World::new(&Scenario::from_seed(seed), only, false).run();
             campaign.terms += outcome.terms.iter().sum::<u64>();
             campaign.promises += outcome.promises;
             if outcome.violation.is_some() {
@@ -77,12 +77,12 @@ impl fmt::Display for Campaign {
 }
 
 /// Runs one seed. If it fails: why, the smallest scenario that still does, what happens in it, and how to see that again.
-pub(crate) fn replay(seed: u64) -> String {
+pub(crate) fn replay(seed: u64, only: Option<Kind>) -> String {
     let scenario = Scenario::from_seed(seed);
-    let Some(violation) = World::new(&scenario, false).run().violation else {
+    let Some(violation) = World::new(&scenario, only, false).run().violation else {
         return format!("seed {seed}: {scenario:#?}\npassed");
     };
-    let (small, outcome) = shrink(scenario);
+    let (small, outcome) = shrink(scenario, only);
     let skipped = outcome.trace.len().saturating_sub(LINES);
     let trace = outcome.trace[skipped..].join("\n");
     format!(

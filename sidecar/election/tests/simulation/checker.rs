@@ -31,6 +31,25 @@ pub(crate) struct Checker {
     pub(crate) terms: Vec<u64>,
     pub(crate) promises: u64,
     pub(crate) violation: Option<String>,
+    /// Nothing else counts.
+    only: Option<Kind>,
+}
+
+/// What must never happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Two may act at one time.
+    Overlap,
+    /// A token that does not rise, or belongs to two terms.
+    Token,
+    /// A take-over before its time.
+    Early,
+    /// No leader although nothing is wrong.
+    Liveness,
+    /// More requests than it takes.
+    Budget,
+    /// A store that is blamed and did nothing.
+    History,
 }
 
 /// One right belief.
@@ -45,7 +64,7 @@ pub(crate) struct Belief {
 
 impl Checker {
     /// `longest_lease`: of any pod of the run.
-    pub(crate) fn new(longest_lease: Duration) -> Self {
+    pub(crate) fn new(longest_lease: Duration, only: Option<Kind>) -> Self {
         // A follower whose clocks are slewed to run slow by a tenth waits longer by a ninth.
         let wait = micros(longest_lease) * 10 / 9;
         Self {
@@ -58,12 +77,13 @@ impl Checker {
             terms: Vec::new(),
             promises: 0,
             violation: None,
+            only,
         }
     }
 
-    fn violated(&mut self, violation: impl FnOnce() -> String) {
-        if !self.history_lost {
-            self.violation.get_or_insert_with(violation);
+    fn violated(&mut self, kind: Kind, violation: impl FnOnce() -> String) {
+        if !self.history_lost && self.only.is_none_or(|only| only == kind) {
+            self.violation.get_or_insert_with(|| format!("{kind:?}: {}", violation()));
         }
     }
 
@@ -73,17 +93,19 @@ impl Checker {
         for other in 0..self.acts_until.len() {
             let other_until = self.acts_until[other];
             if other != pod && other_until > from {
-                self.violated(|| {
-                    format!("overlap: pod {pod} leads at {from} µs with token {token}, pod {other} may act until {other_until} µs")
+                self.violated(Kind::Overlap, || {
+                    format!("pod {pod} leads at {from} µs with token {token}, pod {other} may act until {other_until} µs")
                 });
             }
         }
         match self.highest {
             Some((highest, ..)) if token < highest => {
-                self.violated(|| format!("token: pod {pod} has {token} at {from} µs after {highest}"));
+                self.violated(Kind::Token, || format!("pod {pod} has {token} at {from} µs after {highest}"));
             }
             Some((highest, holder, of)) if token == highest && (holder, of) != (pod, process) => {
-                self.violated(|| format!("token: pod {pod} has {token} at {from} µs as pod {holder} had"));
+                self.violated(Kind::Token, || {
+                    format!("pod {pod} has {token} at {from} µs as pod {holder} had")
+                });
             }
             Some((highest, ..)) if token == highest => {}
             _ => {
@@ -99,8 +121,8 @@ impl Checker {
     fn led_at(&mut self, now: u64) {
         let since = self.last_promise.max(self.led_from);
         if now > since + ASKS {
-            self.violated(|| {
-                format!("liveness: nobody led from {since} µs to {now} µs, and all faults were over")
+            self.violated(Kind::Liveness, || {
+                format!("nobody led from {since} µs to {now} µs, and all faults were over")
             });
         }
         self.last_promise = now;
@@ -118,8 +140,8 @@ impl Checker {
             for other in 0..self.stands_until.len() {
                 let until = self.stands_until[other];
                 if other != pod && sent + 1 < until {
-                    self.violated(|| {
-                        format!("early: pod {pod} sent its take-over at {sent} µs, pod {other} had until {until} µs")
+                    self.violated(Kind::Early, || {
+                        format!("pod {pod} sent its take-over at {sent} µs, pod {other} had until {until} µs")
                     });
                 }
             }
@@ -136,32 +158,32 @@ impl Checker {
     pub(crate) fn began(&mut self, pod: PodId, token: Token, seen: Option<Fence>) {
         if seen.is_some_and(|Fence(fence)| token.0 <= fence) {
             self.violation
-                .get_or_insert_with(|| format!("token: pod {pod} has {token} and had seen {seen:?}"));
+                .get_or_insert_with(|| format!("Token: pod {pod} has {token} and had seen {seen:?}"));
         }
     }
 
     /// Two electors hold themselves for the leader at one time, whether anybody asks or not.
     pub(crate) fn both_lead(&mut self, pod: PodId, other: PodId, now: u64) {
-        self.violated(|| {
-            format!("overlap: pods {pod} and {other} hold themselves for the leader at {now} µs")
+        self.violated(Kind::Overlap, || {
+            format!("pods {pod} and {other} hold themselves for the leader at {now} µs")
         });
     }
 
     /// A process says that the store went back, and it did not, nor did it ever show an old state.
     pub(crate) fn lost_history(&mut self, pod: PodId, now: u64) {
-        self.violated(|| format!("history: pod {pod} says at {now} µs that the store lost history"));
+        self.violated(Kind::History, || format!("pod {pod} says at {now} µs that the store lost history"));
     }
 
     /// So many requests of each pod after everything had settled. Whoever sent any is the leader, and it keeps its pace.
     pub(crate) fn requests(&mut self, of_pods: &[(PodId, u64, Duration)], window: u64) {
         let busy: Vec<_> = of_pods.iter().filter(|(_, requests, _)| *requests > 0).collect();
         if busy.len() > 1 {
-            self.violated(|| format!("budget: more than the leader sends requests: {busy:?}"));
+            self.violated(Kind::Budget, || format!("more than the leader sends requests: {busy:?}"));
         }
         for (pod, requests, renew_interval) in of_pods {
             // Its clocks may be slewed to run fast by a tenth.
             if *requests > window * 11 / 10 / micros(*renew_interval) + 2 {
-                self.violated(|| format!("budget: pod {pod} sent {requests} requests in {window} µs"));
+                self.violated(Kind::Budget, || format!("pod {pod} sent {requests} requests in {window} µs"));
             }
         }
     }
@@ -190,7 +212,7 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(10);
 
     fn violation(happen: impl FnOnce(&mut Checker)) -> Option<String> {
-        let mut checker = Checker::new(LEASE);
+        let mut checker = Checker::new(LEASE, None);
         happen(&mut checker);
         checker.violation
     }
@@ -222,7 +244,7 @@ mod tests {
                 checker.believes(&belief(1, 2, 0, 10));
                 checker.believes(&belief(2, second, 11, 20));
             });
-            assert!(found.unwrap().starts_with("token"));
+            assert!(found.unwrap().starts_with("Token"));
         }
         assert!(violation(|checker| checker.began(1, Token(4), Some(Fence(4)))).is_some());
     }
@@ -240,14 +262,14 @@ mod tests {
                 checker.written(2, &acquisition(2), sent, sent + 100);
             })
         };
-        assert!(take_over(lease - SECOND, false).unwrap().starts_with("early"));
+        assert!(take_over(lease - SECOND, false).unwrap().starts_with("Early"));
         assert_eq!(take_over(lease, false), None);
         assert_eq!(take_over(300, true), None);
     }
 
     #[test]
     fn a_time_without_a_leader_after_the_faults_is_caught() {
-        assert!(violation(Checker::finish).unwrap().starts_with("liveness"));
+        assert!(violation(Checker::finish).unwrap().starts_with("Liveness"));
     }
 
     #[test]
@@ -255,7 +277,7 @@ mod tests {
         let second = Duration::from_secs(1);
         for requests in [vec![(1, 20, second), (2, 1, second)], vec![(1, 25, second)]] {
             let found = violation(|checker| checker.requests(&requests, 20 * SECOND));
-            assert!(found.unwrap().starts_with("budget"));
+            assert!(found.unwrap().starts_with("Budget"));
         }
         assert_eq!(
             violation(|checker| checker.requests(&[(1, 21, second), (2, 0, second)], 20 * SECOND)),

@@ -17,7 +17,7 @@ fn take_turns(seed: u64) -> Vec<u64> {
         faults: resignations.collect(),
         ..Scenario::from_seed(seed)
     };
-    let outcome = World::new(&scenario, false).run();
+    let outcome = World::new(&scenario, None, false).run();
     assert_eq!(outcome.violation, None, "seed {seed}");
     outcome.terms[..4].to_vec()
 }

@@ -35,7 +35,10 @@ impl World<'_> {
             | Fault::Recreate
             | Fault::PutBack(_)
             | Fault::LoseHistory(_) => self.meddle(fault),
-            Fault::Rollout(interval) => self.roll_out(interval),
+            Fault::Rollout { interval, operator_leaves } => {
+                self.roll_out(interval);
+                self.operator_left |= operator_leaves;
+            }
             Fault::RestartSidecar(who)
             | Fault::ReplacePod(who, _)
             | Fault::Resign(who, _)

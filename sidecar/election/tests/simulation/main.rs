@@ -11,10 +11,10 @@ const RUNS: u64 = 20_000;
 
 #[test]
 fn no_two_programs_rightly_believe_that_they_lead() {
-    let campaign = run(RUNS);
+    let campaign = run(RUNS, None);
     println!("{campaign}");
     if let Some(seed) = campaign.failed {
-        panic!("{}", replay(seed));
+        panic!("{}", replay(seed, None));
     }
     let Campaign { passed, terms, .. } = campaign;
     assert_eq!(passed, RUNS);

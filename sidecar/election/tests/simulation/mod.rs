@@ -20,3 +20,5 @@ mod trace;
 mod world;
 
 pub(crate) use campaign::{Campaign, replay, run};
+#[cfg(not(test))]
+pub(crate) use checker::Kind;

@@ -99,8 +99,12 @@ pub(crate) enum Fault {
         dies: u64,
         alone: bool,
     },
-    /// From now on new pods have the second timing, and the old ones are replaced, one by one, so far apart.
-    Rollout(u64),
+    /// From now on new pods have the second timing, and the old ones are replaced, one by one, so far apart. The operator
+    /// may leave, if it lowers the lease: whoever is new was told of the longer one.
+    Rollout {
+        interval: u64,
+        operator_leaves: bool,
+    },
 }
 
 impl Scenario {
@@ -122,10 +126,21 @@ impl Scenario {
         for _ in 0..random.below(14) {
             // Faults that come together do what none of them does alone.
             at = if random.per_mille(600) { at + random.below(4 * SECOND) } else { random.below(QUIET) };
-            faults.push((at.min(QUIET - 1), Fault::random(&mut random)));
+            let at = at.min(QUIET - 1);
+            if random.per_mille(150) {
+                // The leader does not hear of what is done next.
+                faults.push((at, Fault::Cut(Who::Leader, random.between(5, 30) * SECOND)));
+            }
+            if random.per_mille(50) {
+                // What the first process promised stands while the second is told to end.
+                let drain = Fault::Drain { who: Who::Leader, proof: None, dies: 15 * SECOND, alone: false };
+                faults.push((at, Fault::RestartSidecar(Who::Leader)));
+                faults.push(((at + random.below(2 * SECOND)).min(QUIET - 1), drain));
+            }
+            faults.push((at, Fault::random(&mut random)));
         }
         if random.per_mille(150) {
-            faults.push((random.below(QUIET), Fault::Rollout(random.below(5 * SECOND))));
+            faults.extend(rollout(&mut random, timings));
         }
         if random.per_mille(30) {
             let back = usize::try_from(random.between(1, 30)).unwrap();
@@ -144,6 +159,23 @@ fn timing(random: &mut Random) -> Timing {
         Duration::from_millis(random.between(500, 10_000)),
     )
     .unwrap()
+}
+
+/// A rollout, and, at times, what makes it hard: a pod of the old timing hears of nothing until the record of the new
+/// leader is gone.
+fn rollout(random: &mut Random, timings: [Timing; 2]) -> Vec<(u64, Fault)> {
+    let at = random.below(QUIET);
+    let operator_leaves = timings[1].lease() < timings[0].lease() && random.per_mille(700);
+    let interval = random.below(15 * SECOND);
+    let mut faults = vec![(at, Fault::Rollout { interval, operator_leaves })];
+    let gone = at + random.between(15, 30) * SECOND;
+    if random.per_mille(500) && gone < QUIET {
+        let last = Who::Pod(usize::try_from(random.below(16)).unwrap());
+        faults.push((at, Fault::Cut(last, gone + SECOND - at)));
+        faults.push((gone, Fault::Cut(Who::Leader, 20 * SECOND)));
+        faults.push((gone, Fault::Delete));
+    }
+    faults
 }
 
 impl Fault {

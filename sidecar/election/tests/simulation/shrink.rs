@@ -1,24 +1,25 @@
 //! Makes a scenario that fails as small as it goes.
 
 use super::{
+    checker::Kind,
     scenario::{Network, Program, Scenario},
     world::{Outcome, World},
 };
 
-fn fails(scenario: &Scenario) -> bool {
-    World::new(scenario, false).run().violation.is_some()
+fn fails(scenario: &Scenario, only: Option<Kind>) -> bool {
+    World::new(scenario, only, false).run().violation.is_some()
 }
 
 /// The smallest scenario found that still fails, and what happens in it.
-pub(crate) fn shrink(mut scenario: Scenario) -> (Scenario, Outcome) {
+pub(crate) fn shrink(mut scenario: Scenario, only: Option<Kind>) -> (Scenario, Outcome) {
     loop {
-        let smaller = candidates(&scenario).into_iter().find(fails);
+        let smaller = candidates(&scenario).into_iter().find(|smaller| fails(smaller, only));
         match smaller {
             Some(smaller) => scenario = smaller,
             None => break,
         }
     }
-    let outcome = World::new(&scenario, true).run();
+    let outcome = World::new(&scenario, only, true).run();
     (scenario, outcome)
 }
 

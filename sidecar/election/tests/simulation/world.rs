@@ -1,7 +1,7 @@
 //! The event loop: true time, and the messages between pods and store.
 
 use super::{
-    checker::{Belief, Checker, SETTLED, micros},
+    checker::{Belief, Checker, Kind, SETTLED, micros},
     node::Node,
     scenario::{END, Program, QUIET, SECOND, Scenario},
     store::Store,
@@ -117,6 +117,8 @@ pub(crate) struct World<'scenario> {
     pub(crate) checker: Checker,
     /// All pods that start from now on are of the second timing.
     pub(crate) rolled_out: bool,
+    /// Nobody looks after the stamp any more.
+    pub(crate) operator_left: bool,
     /// The store answers nothing but failures.
     pub(crate) failing: Option<Failing>,
     /// No process may start before this: it would know nothing of a past that was put back.
@@ -136,15 +138,16 @@ pub(crate) struct Failing {
 }
 
 impl<'scenario> World<'scenario> {
-    pub(crate) fn new(scenario: &'scenario Scenario, traced: bool) -> Self {
+    pub(crate) fn new(scenario: &'scenario Scenario, only: Option<Kind>, traced: bool) -> Self {
         let [before, after] = scenario.timings;
         let mut world = Self {
             scenario,
             now: 0,
             store: Store::new(),
             nodes: Vec::new(),
-            checker: Checker::new(before.lease().max(after.lease())),
+            checker: Checker::new(before.lease().max(after.lease()), only),
             rolled_out: false,
+            operator_left: false,
             failing: None,
             newcomers_from: 0,
             queue: BinaryHeap::new(),
@@ -226,7 +229,7 @@ impl<'scenario> World<'scenario> {
             Happening::Fault(number) => self.fault(self.scenario.faults[number].1),
             Happening::Later(later) => self.later(later),
             Happening::Stamp => {
-                if self.store.stamp() {
+                if !self.operator_left && self.store.stamp() {
                     self.tell_changes();
                 }
             }
