@@ -2,7 +2,7 @@
 # it is first needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images simulate cluster clean-cluster
+.PHONY: help demo test lint images simulate mutants cluster clean-cluster
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ images: ## Build the images of operator, sidecar and probe into out/
 
 simulate: ## Simulate RUNS elections of two minutes (10 million, some hours) on all cores
 	cargo run --quiet --package conch-election --example simulate -- $(or $(RUNS),10000000)
+
+mutants: ## Switch off each safety rule of the elector in a copy, and show that the tests notice
+	cargo run --quiet --package conch-election --example mutants
 
 cluster: ## Bring up a cluster with two nodes, named conch
 	cargo build --quiet --package conch-cluster
