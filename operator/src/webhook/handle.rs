@@ -9,7 +9,7 @@ use super::{
 use crate::inject::{
     ChosenPolicy, Decision, MalformedPod, Stamp, Stamping, Workload, decide, inject, patch, stamp_workload,
 };
-use conch_crds::names;
+use conch_crds::{conditions::Reason, names};
 use json_patch::Patch;
 use serde_json::Value;
 
@@ -92,23 +92,29 @@ pub(super) async fn inject_pod<P: Policies>(
     match decide(pod, namespace, policy.as_ref().map(ChosenPolicy::from), &webhook.image) {
         Decision::Skip(_) => allowed(request, &Patch::default(), Vec::new()),
         Decision::Inject(injection) => {
+            if let Some(sentence) = webhook.policies.not_shared(namespace, injection.stamp.election, pod) {
+                return without_sidecar(request, Reason::NotShared, sentence);
+            }
             let lease = names::object_name(injection.stamp.election);
             let longest_lease = webhook.policies.longest_lease(namespace, &lease);
             let injected = inject(pod, &injection, &webhook.image, longest_lease)?;
             let patch = patch::diff(pod, &injected);
             allowed(request, &patch, Vec::new())
         }
-        Decision::Refuse(refusal) => {
-            let reason = refusal.reason.condition().as_str();
-            tracing::info!(namespace, pod = pod_name(pod), reason, "cannot inject the sidecar");
-            if stamp.is_none_or(|stamp| stamp.required) {
-                return Ok(refused(request, refusal.sentence, reason));
-            }
-            let warnings = vec![format!("the pod starts without a sidecar: {}", refusal.sentence)];
-            let answer = request.allow(&Patch::default(), warnings)?;
-            Ok(Handled { answer, outcome: Outcome::Plain, reason })
-        }
+        Decision::Refuse(refusal) => without_sidecar(request, refusal.reason.condition(), refusal.sentence),
     }
+}
+
+/// A pod that cannot have its sidecar is refused, or starts without it where its stamp says that it may.
+fn without_sidecar(request: Request, reason: Reason, sentence: String) -> Result<Handled, HandleError> {
+    let (pod, reason) = (&request.object, reason.as_str());
+    tracing::info!(namespace = request.namespace, pod = pod_name(pod), reason, "cannot inject the sidecar");
+    if Stamp::of(pod).is_none_or(|stamp| stamp.required) {
+        return Ok(refused(request, sentence, reason));
+    }
+    let warnings = vec![format!("the pod starts without a sidecar: {sentence}")];
+    let answer = request.allow(&Patch::default(), warnings)?;
+    Ok(Handled { answer, outcome: Outcome::Plain, reason })
 }
 
 fn allowed(request: Request, patch: &Patch, warnings: Vec<String>) -> Result<Handled, HandleError> {

@@ -3,6 +3,7 @@
 use crate::inject::ChosenPolicy;
 use conch_crds::{CoordinationPolicy, CoordinationPolicySpec, names};
 use kube::{Api, Client};
+use serde_json::Value;
 use std::{future::Future, time::Duration};
 
 /// How long a policy is waited for. The API server waits for the webhook not much longer.
@@ -35,6 +36,10 @@ pub trait Knowledge: Send + Sync + 'static {
 
     /// The longest lease duration that any living pod of an election uses, if it is known, by the name of its Lease.
     fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration>;
+
+    /// Why this pod must not join the election that it is stamped for, if it is known to belong to a workload that came too
+    /// late to an election that is not shared.
+    fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String>;
 }
 
 /// Where the webhook looks policies up.
@@ -48,6 +53,9 @@ pub trait Policies: Send + Sync + 'static {
 
     /// As [`Knowledge::longest_lease`].
     fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration>;
+
+    /// As [`Knowledge::not_shared`].
+    fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String>;
 }
 
 /// What the watches know, and where they know nothing, what the API server says: a policy may be younger than the last
@@ -77,6 +85,10 @@ impl<K: Knowledge> Policies for WatchedPolicies<K> {
 
     fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration> {
         self.knowledge.longest_lease(namespace, lease)
+    }
+
+    fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String> {
+        self.knowledge.not_shared(namespace, election, pod)
     }
 }
 

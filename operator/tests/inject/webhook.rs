@@ -5,6 +5,7 @@ use crate::{
     support::{LONGEST_LEASE, NAMESPACE, image, injected, pods, policies},
 };
 use axum::{Router, body::Body, http::Request};
+use conch_crds::names;
 use conch_operator::webhook::{KnownPolicy, LookupError, Policies, Webhook, WebhookMetrics, router};
 use http_body_util::BodyExt;
 use k8s_openapi::ByteString;
@@ -37,6 +38,11 @@ impl Policies for FilePolicies {
     fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration> {
         assert_eq!((namespace, lease), (self.namespace.as_str(), "conch-payments"));
         LONGEST_LEASE
+    }
+
+    fn not_shared(&self, _namespace: &str, election: &str, pod: &Value) -> Option<String> {
+        let late = pod.pointer("/metadata/labels/late").is_some();
+        late.then(|| format!("election {election} belongs to another workload"))
     }
 }
 
@@ -143,6 +149,21 @@ async fn an_optional_pod_that_cannot_have_a_sidecar_starts_without_and_says_so()
     let warning = response["warnings"][0].as_str().unwrap();
     assert!(warning.starts_with("the pod starts without a sidecar: the pod uses hostNetwork"), "{warning}");
     assert!(server.metrics().contains("outcome=\"plain\",reason=\"HostNetwork\"} 1"));
+}
+
+#[tokio::test]
+async fn a_pod_of_a_workload_that_came_too_late_gets_no_sidecar() {
+    let server = Server::new();
+    let mut pod = pods()["plain"].clone();
+    pod["metadata"]["labels"]["late"] = json!("yes");
+    let response = server.ask("/inject", &pod, &Value::Null).await;
+    assert_eq!(response["allowed"], false);
+    assert!(response["status"]["message"].as_str().unwrap().contains("belongs to another workload"));
+    assert!(server.metrics().contains("outcome=\"refused\",reason=\"NotShared\"} 1"));
+
+    pod["metadata"]["labels"][names::INJECTION] = json!("Optional");
+    let response = server.ask("/inject", &pod, &Value::Null).await;
+    assert_eq!((&response["allowed"], response.get("patch")), (&json!(true), None));
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::{
     inject::{PullPolicy, SidecarImage},
-    policy::{ElectionKey, Key, PolicyKey},
+    policy::{ElectionKey, Key, PolicyKey, knowledge::Copies},
+    webhook::Knowledge,
 };
 use conch_crds::{CoordinationPolicy, Election, names};
 use futures::stream;
@@ -268,6 +269,37 @@ async fn an_election_is_abandoned_from_its_last_write_on_once_workload_and_pods_
     assert!(watched.observe_at(later).abandoned_for.is_some());
     watched.pods(vec![Event::Apply(pod("q", &dying()))]).await;
     assert_eq!(watched.observe_at(later).abandoned_for, None);
+}
+
+#[tokio::test]
+async fn admission_learns_that_a_pods_workload_came_too_late_to_an_election() {
+    let watched = Watched::new();
+    let claim = |name: &str, created: &str| {
+        let patch = json!({"metadata": {"creationTimestamp": created,
+            "annotations": {names::POLICY: "default", names::ELECTION: "payments"}},
+            "spec": {"selector": {}, "template": {}}});
+        Event::Apply(object(name, name, &patch))
+    };
+    let (first, second) = (claim("first", "2026-01-01T00:00:00Z"), claim("second", "2026-01-02T00:00:00Z"));
+    watched.deployments(vec![first, second]).await;
+    let copies = Copies(Arc::clone(&watched.index));
+    let pod_of = |name: &str| {
+        json!({"metadata": {"labels": {"pod-template-hash": "5d"}, "ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{name}-5d"), "uid": "r", "controller": true}]}})
+    };
+    assert_eq!(copies.not_shared("shop", "payments", &pod_of("first")), None);
+    let sentence = copies.not_shared("shop", "payments", &pod_of("second")).unwrap();
+    assert!(
+        sentence.starts_with("Deployment second asks for the election of Deployment first"),
+        "{sentence}"
+    );
+    assert_eq!(copies.not_shared("shop", "payments", &pod_of("unknown")), None);
+    assert_eq!(copies.not_shared("shop", "ledger", &pod_of("second")), None);
+    assert_eq!(copies.not_shared("shop", "payments", &json!({"metadata": {}})), None);
+
+    let spec = json!({"spec": {"sharedElections": ["payments"]}});
+    watched.policies(vec![Event::Apply(object("default", "d", &spec))]).await;
+    assert_eq!(copies.not_shared("shop", "payments", &pod_of("second")), None);
 }
 
 #[tokio::test]

@@ -263,8 +263,8 @@ fn service_account(name: Option<&str>) -> String {
     name.filter(|name| !name.is_empty()).unwrap_or("default").to_owned()
 }
 
-/// A Deployment's pods belong to a `ReplicaSet` that is named after it and the pod's own hash label.
-fn workload_of(metadata: &ObjectMeta) -> Option<(WorkloadKind, String)> {
+/// Kind and name of the workload that a pod belongs to. A Deployment's pods belong to a `ReplicaSet` that is named after it and the pod's own hash label.
+pub fn workload_of(metadata: &ObjectMeta) -> Option<(WorkloadKind, String)> {
     let owner = metadata.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))?;
     match owner.kind.as_str() {
         "ReplicaSet" => {

@@ -150,6 +150,14 @@ pub fn plan(observed: &Observed) -> Plan {
     plan
 }
 
+/// Why pods of this workload must not join the election: it belongs to another one, and is not shared.
+pub fn not_shared(observed: &Observed, (kind, name): &(WorkloadKind, String)) -> Option<String> {
+    let policies = Policies::of(observed);
+    let claims = Claims::of(observed, &policies);
+    let refused = claims.refused.iter().find(|claim| claim.kind == *kind && claim.identity.name == *name)?;
+    Some(status::not_shared_sentence(refused, claims.keeper()?, &observed.key.name))
+}
+
 impl Plan {
     fn create_default_policy(&mut self, observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>) {
         if !policies.default_is_missing() {
