@@ -1,7 +1,7 @@
 //! Tokens only rise, and a store that lost history is noticed.
 
 use crate::world::*;
-use conch_election::{Action, Config, Content, Event, Input, Reason, Token};
+use conch_election::{Action, Config, Content, Elector, Event, Input, Reason, Stored, Token, Written};
 
 #[test]
 fn the_token_is_the_fence_of_the_acquiring_write_plus_the_offset_and_does_not_change_in_the_term() {
@@ -98,4 +98,44 @@ fn a_read_that_a_newer_change_overtakes_is_no_sign_of_lost_history() {
     assert!(!events(&mut elector).contains(&Event::HistoryLost));
     register.run_until(&mut elector, 8_000, 23_020);
     assert!(elector.leads(at(23_020)));
+}
+
+/// The same state, from a store that counts nothing.
+fn without_fence(stored: Option<Stored>) -> Option<Stored> {
+    stored.map(|stored| Stored { fence: None, ..stored })
+}
+
+fn renew_without_fences(elector: &mut Elector, register: &mut Register, now: u64) {
+    elector.handle(at(now), Input::Tick);
+    while let Some(action) = elector.poll_action(at(now)) {
+        let input = match action {
+            Action::Read { .. } => Input::Read(Ok(without_fence(register.stored.clone()))),
+            Action::Write { record, expected, .. } => {
+                let result = register.write(&record, expected.as_ref());
+                Input::Written(result.map(|written| Written { fence: None, ..written }))
+            }
+        };
+        elector.handle(at(now), input);
+    }
+}
+
+#[test]
+fn without_fences_ones_own_writes_put_the_states_in_order_and_terms_count_as_tokens() {
+    let mut register = Register::fresh();
+    let mut elector = candidate(1);
+    for now in 0..20 {
+        renew_without_fences(&mut elector, &mut register, now);
+    }
+    assert_eq!(token(&mut elector, 20), Some(Token(1)));
+    let old = without_fence(register.stored.clone());
+    renew_without_fences(&mut elector, &mut register, 2_020);
+    // A watch that lags shows the write before the last one: nothing new.
+    elector.handle(at(2_030), Input::Changed(old));
+    assert!(elector.leads(at(2_030)));
+    // It shows the last one: nothing new either. Another holder is.
+    elector.handle(at(2_040), Input::Changed(without_fence(register.stored.clone())));
+    assert!(elector.leads(at(2_040)));
+    register.put(held_by(2, 2, LEASE));
+    elector.handle(at(2_050), Input::Changed(without_fence(register.stored.clone())));
+    assert!(!elector.leads(at(2_050)));
 }

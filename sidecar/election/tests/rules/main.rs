@@ -15,4 +15,5 @@ mod reasons;
 mod settle;
 mod stop;
 mod validity;
+mod words;
 mod world;

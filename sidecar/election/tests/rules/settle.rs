@@ -109,3 +109,57 @@ fn a_record_of_this_process_that_it_does_not_remember_is_not_its_term() {
     register.tell(&mut elector, at(2_100));
     assert!(!elector.leads(at(2_100)));
 }
+
+#[test]
+fn a_watch_that_is_faster_than_the_answer_to_a_renewal_does_not_end_the_term() {
+    let (mut elector, mut register) = leader();
+    elector.handle(at(2_020), Input::Tick);
+    let (record, expected) = expect_write(elector.poll_action(at(2_020)));
+    let written = register.write(&record, expected.as_ref()).unwrap();
+    register.tell(&mut elector, at(2_030));
+    assert!(elector.leads(at(2_030)));
+    elector.handle(at(2_040), Input::Written(Ok(written)));
+    assert!(elector.leads(at(13_900)));
+}
+
+#[test]
+fn a_renewal_that_timed_out_and_shows_later_does_not_end_the_term() {
+    let (mut elector, mut register) = leader();
+    elector.handle(at(2_020), Input::Tick);
+    let (record, expected) = expect_write(elector.poll_action(at(2_020)));
+    elector.handle(at(5_000), Input::Written(Err(WriteError::Failed(timeout()))));
+    // It lands while the read that is to settle it is under way.
+    assert!(matches!(elector.poll_action(at(5_000)), Some(Action::Read { .. })));
+    register.write(&record, expected.as_ref()).unwrap();
+    register.tell(&mut elector, at(5_100));
+    assert!(elector.leads(at(13_900)), "it counts, from when it was sent");
+}
+
+#[test]
+fn the_first_conflict_is_settled_at_once_and_the_second_after_a_pause() {
+    let (mut elector, mut register) = leader();
+    let mut pauses = Vec::new();
+    for now in [2_020, 3_000, 4_000] {
+        register.touch();
+        let (record, expected) = expect_write(elector.poll_action(at(now)));
+        let result = register.write(&record, expected.as_ref());
+        assert_eq!(result, Err(WriteError::Conflict));
+        elector.handle(at(now), Input::Written(result));
+        pauses.push(elector.poll_timeout(at(now)).unwrap());
+        let later = now + 600;
+        assert!(matches!(elector.poll_action(at(later)), Some(Action::Read { .. })));
+        elector.handle(at(later), Input::Read(Ok(register.stored.clone())));
+    }
+    assert_eq!(pauses, [ms(0), ms(500), ms(500)]);
+}
+
+#[test]
+fn an_answer_of_the_store_ends_what_was_said_of_its_failure() {
+    let (_, register) = leader();
+    let mut elector = candidate(2);
+    assert!(elector.poll_action(at(0)).is_some());
+    elector.handle(at(10), Input::Read(Err(unavailable())));
+    assert_eq!(elector.answer(at(10)).reason, conch_election::Reason::StoreUnavailable);
+    register.tell(&mut elector, at(20));
+    assert_eq!(elector.answer(at(20)).reason, conch_election::Reason::OtherLeads);
+}

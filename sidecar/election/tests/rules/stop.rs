@@ -113,6 +113,21 @@ fn a_sidecar_that_restarts_again_and_again_must_wait_the_second_time() {
 }
 
 #[test]
+fn a_restart_is_forgiven_when_a_whole_lease_is_over_and_no_sooner() {
+    let (_, mut register) = leader();
+    let mut second = willing(restarted(77));
+    register.run(&mut second, at(1_000));
+    let mut flagged = |now: u64| {
+        register.run(&mut second, at(now));
+        let Content::Record(record) = register.stored.clone().unwrap().content else { panic!("no record") };
+        matches!(record.claim, Claim::Held { reacquired: true, .. })
+    };
+    let flags: Vec<bool> =
+        [3_000, 5_000, 7_000, 9_000, 11_000, 13_000, 15_000, 16_000, 18_000].map(&mut flagged).into();
+    assert_eq!(flags, [true, true, true, true, true, true, true, true, false]);
+}
+
+#[test]
 fn a_restarted_sidecar_takes_the_longest_promise_of_its_predecessor_as_standing() {
     let (_, mut register) = leader();
     let mut second = willing(restarted(77));
