@@ -224,6 +224,8 @@ impl Controller {
         loop {
             tick.tick().await;
             let (elections, led) = self.index().leases();
+            // A lead that lapses by time alone is not told.
+            self.metrics.leading.set(i64::from(self.writer.may_write()));
             self.metrics.elections.set(elections);
             self.metrics.elections_led.set(led);
             self.metrics.queue.set(self.queue.len().try_into().unwrap_or(i64::MAX));
