@@ -43,12 +43,17 @@ impl Elector {
         Some(Promise { token: *token, valid_for, deadline_boottime: now.boottime + valid_for })
     }
 
-    /// Remembers until when the program may act: the promise on the slowest clock that it may have, then its stop grace.
+    /// Remembers until when the program may act.
     pub(crate) fn remember_promise(&mut self, now: Moment, valid_for: Duration) {
-        let standing = Span::new(now, longest_in_truth(valid_for) + self.config.timing.stop_grace());
+        let standing = self.standing(now, valid_for);
         if self.promised.is_none_or(|promised| promised.possibly_left(now) < standing.length) {
             self.promised = Some(standing);
         }
+    }
+
+    /// How long a program may act on a promise: the promise on the slowest clock that it may have, then its stop grace.
+    pub(crate) fn standing(&self, now: Moment, valid_for: Duration) -> Span {
+        Span::new(now, longest_in_truth(valid_for) + self.config.timing.stop_grace())
     }
 
     fn reason(&self, now: Moment, leads: bool) -> Reason {

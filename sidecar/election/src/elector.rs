@@ -51,6 +51,9 @@ pub struct Elector {
     pub(crate) highest_fence: Option<Fence>,
     /// Until when a program may act on what it was promised, its stop grace included.
     pub(crate) promised: Option<Span>,
+    /// Until when the program may act on what an earlier process of this pod promised it. Nobody can take that back: no one here
+    /// knows to whom it was promised.
+    pub(crate) inherited: Option<Span>,
     pub(crate) willing: bool,
     pub(crate) terminating: bool,
     pub(crate) cool_down: Option<Span>,
@@ -78,6 +81,7 @@ impl Elector {
             own_latest: None,
             highest_fence: None,
             promised: None,
+            inherited: None,
             willing: false,
             terminating: false,
             cool_down: None,
@@ -197,7 +201,12 @@ impl Elector {
                 Span::new(term.validity.from, self.config.timing.renew_interval()).surely_left(now)
             }
             Role::Leading(_) => return None,
-            Role::Stopping(_) => self.promised.map_or(Duration::ZERO, |promised| promised.possibly_left(now)),
+            Role::Stopping(_) => [self.promised, self.inherited]
+                .into_iter()
+                .flatten()
+                .map(|standing| standing.possibly_left(now))
+                .max()
+                .unwrap_or_default(),
         };
         Some(due.max(self.not_before.map_or(Duration::ZERO, |span| span.surely_left(now))))
     }
@@ -266,7 +275,7 @@ impl Elector {
         };
         if matches!(purpose, Purpose::Acquire { reacquired: true, .. }) {
             // The earlier process may have promised the most that the policy allows, a moment before it died.
-            self.remember_promise(now, self.config.timing.max_promise());
+            self.inherited = Some(self.standing(now, self.config.timing.max_promise()));
         }
         Some(Attempt {
             purpose,

@@ -101,6 +101,10 @@ impl Elector {
         if matches!(self.role, Role::HistoryLost) {
             return;
         }
+        if attempt.expected.is_some() && matches!(self.register, Register::Missing { .. }) {
+            // The record was deleted after this write: the news of that was faster than the answer.
+            return;
+        }
         if let (Some(fence), Some(floor)) = (written.fence, attempt.fence_floor)
             && fence <= floor
         {

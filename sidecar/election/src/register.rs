@@ -1,7 +1,7 @@
 //! What one process knows of the register, and how long it must wait before it may write itself into it.
 
 use crate::{
-    record::{Claim, Content, Incarnation, Record, Stored, TermId, Version},
+    record::{Claim, Content, Incarnation, Record, Stored, TermId, Version, WriteId},
     time::{Moment, Span},
     timing::LEASE_MAX,
 };
@@ -36,6 +36,9 @@ pub(crate) struct Memory {
     latest_term: Option<(u32, TermId)>,
     /// A candidate's record was seen, in whatever incarnation.
     candidate_seen: bool,
+    /// The record with which another incarnation of the register began, after candidates had been seen in an earlier one: it may
+    /// come from a backup, and what it says of the end of a term may be long past.
+    put_back: Option<WriteId>,
     holders: Holders,
 }
 
@@ -136,6 +139,10 @@ impl Memory {
     pub(crate) fn note(&mut self, stored: &Stored, incarnation: Option<&Incarnation>) {
         if incarnation != Some(&stored.incarnation) {
             self.latest_term = None;
+            self.put_back = match &stored.content {
+                Content::Record(record) if self.candidate_seen => Some(record.write),
+                _ => None,
+            };
         }
         match (&self.holders, stored.content.holder()) {
             (Holders::Unseen, Some(holder)) => self.holders = Holders::Pod(holder.pod_uid.clone()),
@@ -179,7 +186,9 @@ impl Memory {
 
     /// A release counts only for the last term: a record of an older one that somebody put back frees nothing.
     fn trusts_release(&self, record: &Record) -> bool {
-        matches!(record.claim, Claim::Released { .. }) && self.is_latest(record)
+        matches!(record.claim, Claim::Released { .. })
+            && self.put_back != Some(record.write)
+            && self.is_latest(record)
     }
 
     /// No later term was seen than that of this record, and none that is as late.

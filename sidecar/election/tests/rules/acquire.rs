@@ -294,3 +294,21 @@ fn a_fresh_mark_is_not_believed_by_who_saw_a_candidate() {
     register.tell(&mut elector, at(1_000));
     assert_waits_a_lease(&mut elector, 1_000);
 }
+
+#[test]
+fn a_release_from_a_backup_in_a_new_object_frees_nothing_for_who_saw_a_later_term() {
+    let mut register = Register::default();
+    register.put(held_by(1, 7, LEASE));
+    let mut elector = candidate(2);
+    register.run(&mut elector, at(0));
+    // Deleted and restored before anybody could look: the leader of term 7 may know nothing of it.
+    register.delete();
+    let old = WriteId { nonce: Nonce(4), sequence: 9 };
+    register.put(Content::Record(Record {
+        write: old,
+        transitions: 5,
+        claim: Claim::Released { term: old },
+    }));
+    register.tell(&mut elector, at(100));
+    assert_waits_a_lease(&mut elector, 100);
+}

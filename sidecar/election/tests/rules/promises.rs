@@ -66,6 +66,19 @@ fn a_leader_that_never_promised_anything_releases_at_once() {
 }
 
 #[test]
+fn the_release_waits_for_the_latest_promise() {
+    let (mut elector, mut register) = leader();
+    elector.answer(at(100));
+    elector.answer(at(2_900));
+    elector.handle(at(3_000), Input::Terminate);
+    let end = 2_900 + 5_000 * 100 / 89 + 3_000;
+    register.run_until(&mut elector, 3_000, end);
+    assert!(!released(&register));
+    register.run_until(&mut elector, end, end + 100);
+    assert!(released(&register));
+}
+
+#[test]
 fn a_shorter_promise_does_not_shorten_a_longer_one() {
     let (_, mut register) = leader();
     // The sidecar is started again: what its predecessor promised, up to 20 s, is longer than anything that it may promise.

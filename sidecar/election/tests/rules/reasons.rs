@@ -97,3 +97,11 @@ fn a_process_that_ended_its_work_wants_nothing_more() {
     register.run_until(&mut elector, 10, 60_000);
     assert!(register.stored.unwrap().content == held_by(9, 1, LEASE));
 }
+
+#[test]
+fn a_process_that_is_told_to_end_before_it_began_asks_the_store_nothing() {
+    let mut elector = candidate(1);
+    elector.handle(at(0), Input::Terminate);
+    assert!(elector.is_done(at(0)));
+    assert_eq!(elector.poll_action(at(0)), None);
+}

@@ -189,3 +189,34 @@ fn another_pod_of_the_same_name_inherits_nothing() {
     assert!(!replacement.leads(at(1_500)));
     assert!(first_write(&mut replacement, 1_500, 60_000).unwrap() >= 16_500);
 }
+
+#[test]
+fn a_closed_stream_takes_nothing_back_that_an_earlier_process_promised() {
+    let (_, mut register) = leader();
+    let mut second = willing(restarted(77));
+    register.run(&mut second, at(1_500));
+    // Somebody else in the pod may have been told by the earlier process, a moment before it died.
+    second.handle(at(1_600), Input::ProgramStopped);
+    let end = 1_500 + 5_555 + 3_000;
+    register.run_until(&mut second, 1_600, end);
+    assert!(matches!(&register.stored.as_ref().unwrap().content,
+        Content::Record(record) if matches!(record.claim, Claim::Held { .. })));
+}
+
+#[test]
+fn an_answer_that_comes_after_the_news_of_a_deletion_begins_no_term() {
+    let mut register = Register::fresh();
+    let mut elector = candidate(1);
+    register.run(&mut elector, at(0));
+    let (mut action, mut now) = (None, 0);
+    while action.is_none() {
+        now += 1;
+        action = elector.poll_action(at(now));
+    }
+    let (record, expected) = expect_write(action);
+    let written = register.write(&record, expected.as_ref());
+    register.delete();
+    register.tell(&mut elector, at(now + 5));
+    elector.handle(at(now + 10), Input::Written(written));
+    assert!(!elector.leads(at(now + 10)));
+}
