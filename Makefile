@@ -33,4 +33,4 @@ cluster: ## Bring up a cluster with two nodes, named conch
 
 clean-cluster: ## End the clusters of make cluster, make demo and make test
 	cargo build --quiet --package conch-cluster
-	for name in conch conch-demo conch-e2e; do cargo run --quiet --package conch-cluster -- --name $$name down; done
+	for name in conch conch-demo conch-api conch-e2e; do cargo run --quiet --package conch-cluster -- --name $$name down; done

@@ -5,7 +5,10 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 logs=out/test
+# The tests against a real API server install the CRDs in their own way, so they do not share a cluster with the chart.
+api_cluster=conch-api
 cluster=${CONCH_E2E_CLUSTER:-conch-e2e}
+conch_cluster=${CARGO_TARGET_DIR:-target}/debug/conch-cluster
 passed=0
 failed=0
 failures=()
@@ -87,15 +90,16 @@ step images cargo run --quiet --package conch-images -- build
 if [ -n "${CONCH_KUBECONFIG:-}" ]; then
     export CONCH_TEST_KUBECONFIG=$CONCH_KUBECONFIG
 else
-    step cluster cargo run --quiet --package conch-cluster -- --name "$cluster" up
-    CONCH_TEST_KUBECONFIG=$(cargo run --quiet --package conch-cluster -- --name "$cluster" kubeconfig)
+    step cluster "$conch_cluster" --name "$api_cluster" up
+    CONCH_TEST_KUBECONFIG=$("$conch_cluster" --name "$api_cluster" kubeconfig)
     export CONCH_TEST_KUBECONFIG
 fi
 tests unit cargo test --workspace --exclude conch-e2e --no-fail-fast
+[ -n "${CONCH_KUBECONFIG:-}" ] || "$conch_cluster" --name "$api_cluster" down
 tests checker cargo test --package conch-e2e --lib
 tests e2e cargo test --package conch-e2e --test e2e -- --test-threads=1 --nocapture
 if [ -z "${CONCH_KUBECONFIG:-}${KEEP_CLUSTER:-}" ]; then
-    cargo run --quiet --package conch-cluster -- --name "$cluster" down
+    "$conch_cluster" --name "$cluster" down
 fi
-grep -h '^RESULT' "$logs/e2e.log" | sed 's/^RESULT /  /'
+sed -n 's/^.*RESULT /  /p' "$logs/e2e.log"
 finish
