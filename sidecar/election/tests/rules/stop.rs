@@ -72,6 +72,27 @@ fn an_expired_leader_whose_record_nobody_touched_leads_again_with_a_new_token() 
 }
 
 #[test]
+fn an_expired_leader_takes_up_nothing_of_its_own_that_is_put_back() {
+    for (meanwhile, recreated) in [(held_by(2, 2, LEASE), false), (unknown(""), false), (unknown(""), true)] {
+        let (mut elector, mut register) = leader();
+        let own = register.stored.clone().unwrap().content;
+        elector.handle(at(14_000), Input::Tick);
+        assert!(!elector.leads(at(14_000)));
+        if recreated {
+            register.delete();
+        } else {
+            register.put(meanwhile);
+            register.tell(&mut elector, at(14_000));
+        }
+        register.put(own);
+        register.tell(&mut elector, at(15_000));
+        register.run(&mut elector, at(15_000));
+        assert!(!elector.leads(at(15_000)));
+        assert!(first_write(&mut elector, 15_001, 60_000).unwrap() >= 30_000);
+    }
+}
+
+#[test]
 fn a_stale_watch_event_does_not_end_a_term_nor_revive_one() {
     let (mut elector, mut register) = leader();
     let old = register.stored.clone();
