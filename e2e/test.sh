@@ -64,6 +64,20 @@ names_of_failures() {
     awk '/^failures:$/ {list = ""; inside = 1; next} inside && /^    [^ ]/ {list = list $1 "\n"; next} /^test result: FAILED/ {printf "%s", list} {inside = inside && NF == 0}' "$1"
 }
 
+conch_cluster() {
+    local name=$1
+    shift
+    cargo run --quiet --package conch-cluster -- --name "$name" "$@"
+}
+
+# Whatever an earlier run left of it is gone.
+fresh_cluster() {
+    local name=$1
+    shift
+    conch_cluster "$name" down
+    step "cluster-$name" conch_cluster "$name" up "$@"
+}
+
 short_files() {
     local long
     long=$(git ls-files '*.rs' '*.go' '*.sh' | xargs wc -l | awk '$2 != "total" && $1 > 500')
@@ -87,19 +101,24 @@ step clippy cargo clippy --quiet --workspace --all-targets -- -D warnings
 
 step build cargo build --quiet --package conch-cluster --package conch-images
 step images cargo run --quiet --package conch-images -- build
+# The tests of single packages install parts of Conch by hand: they get a cluster of their own.
 if [ -n "${CONCH_KUBECONFIG:-}" ]; then
     export CONCH_TEST_KUBECONFIG=$CONCH_KUBECONFIG
 else
-    step cluster "$conch_cluster" --name "$api_cluster" up
-    CONCH_TEST_KUBECONFIG=$("$conch_cluster" --name "$api_cluster" kubeconfig)
+    fresh_cluster "$cluster-unit" --nodes 1
+    CONCH_TEST_KUBECONFIG=$(conch_cluster "$cluster-unit" kubeconfig)
     export CONCH_TEST_KUBECONFIG
 fi
+step compile cargo test --quiet --workspace --no-run
 tests unit cargo test --workspace --exclude conch-e2e --no-fail-fast
-[ -n "${CONCH_KUBECONFIG:-}" ] || "$conch_cluster" --name "$api_cluster" down
 tests checker cargo test --package conch-e2e --lib
+if [ -z "${CONCH_KUBECONFIG:-}" ]; then
+    conch_cluster "$cluster-unit" down
+    [ -n "${KEEP_CLUSTER:-}" ] || fresh_cluster "$cluster"
+fi
 tests e2e cargo test --package conch-e2e --test e2e -- --test-threads=1 --nocapture
 if [ -z "${CONCH_KUBECONFIG:-}${KEEP_CLUSTER:-}" ]; then
-    "$conch_cluster" --name "$cluster" down
+    conch_cluster "$cluster" down
 fi
-sed -n 's/^.*RESULT /  /p' "$logs/e2e.log"
+grep -h '^RESULT' "$logs/e2e.log" | sed 's/^RESULT /  /'
 finish

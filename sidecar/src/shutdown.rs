@@ -16,8 +16,9 @@ use conch_crds::PodDeletion;
 use conch_election::Moment;
 use std::time::Duration;
 
-/// How long before the end of the grace SIGTERM must come to prove the program's exit.
-pub const MARGIN: Duration = Duration::from_secs(1);
+/// How long before the end of the grace SIGTERM must come to prove the program's exit: the kubelet gives a container at least
+/// two seconds after its SIGTERM, whatever is left of the grace, and one more covers what is late.
+pub const MARGIN: Duration = Duration::from_secs(3);
 
 /// Something that may announce the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +174,7 @@ mod tests {
             "the mark comes last",
             &[pre_stop.clone(), (sigterm(103), TERMINATE), (deleted(), LATE), marked.clone()],
         );
-        check("just in time", &[pre_stop.clone(), marked.clone(), (sigterm(129), RELEASE)]);
+        check("just in time", &[pre_stop.clone(), marked.clone(), (sigterm(127), RELEASE)]);
         let other = (deletion("other", 30, "conch:1"), NOTHING);
         check(
             "after another's mark",

@@ -196,6 +196,12 @@ impl Sidecar {
                 ShutdownOrder::BeginNothing if self.candidate.leads() => {}
                 ShutdownOrder::BeginNothing => self.candidate.set_willing(false),
                 ShutdownOrder::Terminate => self.candidate.terminate(),
+                // Its stream is open, so it lives: something else than the kubelet sent the signal. Its close will tell.
+                ShutdownOrder::ProgramStopped if self.program().streams() > 0 => {
+                    tracing::warn!(
+                        "SIGTERM came as if the program had exited, but it still holds its stream"
+                    );
+                }
                 ShutdownOrder::ProgramStopped => {
                     tracing::info!("the program is proven to have exited");
                     self.candidate.program_stopped();

@@ -46,7 +46,7 @@ impl Heartbeat {
             loop {
                 thread::sleep(TURN_MAX);
                 if watch.is_stuck(turns.load(Ordering::Relaxed)) {
-                    tracing::error!("aborts: the loop is stuck");
+                    // Without a word: the loop may be stuck in writing its log, and hold the lock of it.
                     std::process::abort();
                 }
             }

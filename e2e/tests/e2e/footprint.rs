@@ -32,8 +32,9 @@ fn followers_do_not_poll_and_the_leader_writes_once_in_two_seconds() {
         "RESULT {test}: {gets_with} GETs of leases ({gets_without} without them), {puts} PUTs more than without"
     );
     judge(&probes, test, "");
-    assert!(gets_with <= gets_without + 1, "followers poll");
-    assert!((12..=18).contains(&puts), "one renewal in two seconds");
+    // Polling followers would send dozens; the rest of the cluster sends one now and then.
+    assert!(gets_with <= gets_without + 3, "followers poll");
+    assert!((10..=20).contains(&puts), "one renewal in two seconds");
 }
 
 #[test]

@@ -165,9 +165,9 @@ fn clients_that_hold_all_they_can_delay_neither_renewals_nor_other_answers() {
 fn what_the_operator_saw_counts_even_if_it_says_so_after_sigterm() {
     let Some(election) = Election::new() else { return };
     let (mut first, second) = (election.start("first"), election.start("second"));
+    first.lead();
     let mut onlooker = second.hold();
     onlooker.until(false);
-    first.lead();
     assert!(first.run("prestop").status.success());
     first.signal(Signal::TERM);
     std::thread::sleep(Duration::from_millis(100));

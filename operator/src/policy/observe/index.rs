@@ -4,7 +4,7 @@ use super::{
     Observed, ObservedPolicy,
     cache::{Cache, Change, Entry, Place},
     memory::{self, Memory},
-    objects::{DisabledNamespace, Election, Lease, Policy, Role, RoleBinding},
+    objects::{Author, DisabledNamespace, Election, Lease, Policy, Role, RoleBinding},
     view::View,
     workload::{Pod, Workload},
 };
@@ -255,6 +255,10 @@ impl Index {
 
     pub(super) fn on_lease(&mut self, change: &Change<Lease>) -> Reaction {
         self.note_listed_or_gone(change);
+        if change.before.iter().chain(&change.after).any(|lease| lease.author != Author::Nobody) {
+            // Whoever wrote may lead, and go on leading when somebody clears the record.
+            self.note(change);
+        }
         let mut reaction = wake(change);
         if let Some(lease) = &change.after
             && let Some(holder) = &lease.holder
