@@ -202,6 +202,30 @@ fn a_restarted_sidecar_that_led_takes_up_nothing_of_an_earlier_term() {
 }
 
 #[test]
+fn a_restarted_sidecar_may_see_its_pods_record_many_times_but_nobody_elses() {
+    for (meanwhile, leads) in [(None, true), (Some(held_by(2, 0, LEASE)), false)] {
+        let (_, mut register) = leader();
+        let left = register.stored.clone().unwrap().content;
+        let mut second = conch_election::Elector::new(restarted(77));
+        for now in [100, 200, 300] {
+            register.touch();
+            register.tell(&mut second, at(now));
+        }
+        if let Some(content) = meanwhile {
+            // In an object that was made anew, whose terms are counted from the beginning.
+            register.delete();
+            register.put(content);
+            register.tell(&mut second, at(400));
+            register.put(left);
+            register.tell(&mut second, at(500));
+        }
+        second.handle(at(600), Input::Willing(true));
+        register.run(&mut second, at(600));
+        assert_eq!(second.leads(at(600)), leads);
+    }
+}
+
+#[test]
 fn another_pod_of_the_same_name_inherits_nothing() {
     let (_, mut register) = leader();
     let identity = Identity { pod_uid: "another".into(), nonce: Nonce(77), ..identity(1) };
