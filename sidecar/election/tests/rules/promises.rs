@@ -177,3 +177,16 @@ fn a_term_that_arrives_after_the_program_has_gone_is_given_back() {
     register.run(&mut elector, at(now + 5));
     assert!(released(&register));
 }
+
+#[test]
+fn a_program_that_stops_again_leaves_the_lead_to_others_again() {
+    let (mut elector, mut register) = leader();
+    for now in [1_000, 6_000] {
+        assert!(elector.leads(at(now)));
+        elector.handle(at(now), Input::ProgramStopped);
+        register.run_until(&mut elector, now, now + 1_900);
+        assert!(!elector.leads(at(now + 1_900)));
+        register.run_until(&mut elector, now + 1_900, now + 2_100);
+    }
+    assert!(elector.leads(at(8_100)));
+}
