@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::description::Description;
 use crate::error::Result;
 use crate::keeper::Daemon;
-use crate::layout::{API_PORT, CONTROL_ADDRESS, Layout, POD_NETWORK, SERVICE_NETWORK};
+use crate::layout::{API_PORT, CONTROL_ADDRESS, Layout, POD_NETWORK, SERVICE_NETWORK, node_name};
 
 /// One argument with a path in it.
 fn with_path(option: &str, path: &Path) -> OsString {
@@ -36,7 +36,8 @@ pub(crate) fn control_plane(layout: &Layout, description: &Description) -> Resul
         daemon("kube-apiserver", "kube-apiserver", api_server(layout))?,
         daemon("kube-controller-manager", "kube-controller-manager", controller_manager(layout))?,
         daemon("kube-scheduler", "kube-scheduler", scheduler(layout))?,
-        daemon("kube-proxy", "kube-proxy", proxy(layout, "control"))?,
+        // Under the name of a node that exists: otherwise it waits 30 s for one before it makes any rule.
+        daemon("kube-proxy", "kube-proxy", proxy(layout, &node_name(1)))?,
     ])
 }
 
