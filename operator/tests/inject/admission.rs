@@ -2,7 +2,7 @@
 //! the API server's network namespace, because it is called at `localhost`.
 
 use crate::{
-    cluster::{client, delete_namespace, namespace},
+    cluster::{client, delete_namespace, namespace, skipped},
     support::image,
     webhook::FilePolicies,
 };
@@ -47,7 +47,7 @@ impl Scene {
     async fn new(word: &str) -> Option<Self> {
         let client = client().await?;
         if std::env::var_os("CONCH_TEST_SHARED_LOOPBACK").is_none() {
-            eprintln!("CONCH_TEST_SHARED_LOOPBACK is not set: nothing was tested");
+            skipped("CONCH_TEST_SHARED_LOOPBACK is not set: the API server could not reach this process");
             return None;
         }
         let namespace = namespace(&client, word, "restricted").await;
