@@ -20,6 +20,9 @@ use crate::workload::{CONTAINER, Workload};
 /// How long a workload may take until its first leader is known.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
+/// How long the programs take to stop.
+const EXIT_DELAY_MS: u64 = 500;
+
 /// A pod and the place where it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
@@ -79,7 +82,13 @@ impl<'a> Probes<'a> {
     /// The Deployment whose programs ask every 10 ms and write to the directory; it names no policy yet.
     pub fn workload(&self, replicas: usize) -> Workload<'_> {
         let directory = self.directory.to_str();
-        Workload { replicas, interval_ms: 10, directory, ..Workload::deployment(&self.name) }
+        Workload {
+            replicas,
+            interval_ms: 10,
+            exit_delay_ms: EXIT_DELAY_MS,
+            directory,
+            ..Workload::deployment(&self.name)
+        }
     }
 
     /// Waits until one pod leads and `replicas` pods are answered.

@@ -20,6 +20,8 @@ pub struct Workload<'a> {
     pub policy: Option<&'a str>,
     /// Milliseconds between two questions of each program.
     pub interval_ms: u64,
+    /// Milliseconds that each program takes to stop when it is told to, as a program with open work does.
+    pub exit_delay_ms: u64,
     /// A directory of the node to write to; standard output without it.
     pub directory: Option<&'a str>,
 }
@@ -27,7 +29,15 @@ pub struct Workload<'a> {
 impl<'a> Workload<'a> {
     /// A Deployment with three pods whose programs ask once a second.
     pub fn deployment(name: &'a str) -> Self {
-        Self { kind: "Deployment", name, replicas: 3, policy: None, interval_ms: 1_000, directory: None }
+        Self {
+            kind: "Deployment",
+            name,
+            replicas: 3,
+            policy: None,
+            interval_ms: 1_000,
+            exit_delay_ms: 0,
+            directory: None,
+        }
     }
 
     /// `deployment/name`, as `kubectl` takes it.
@@ -61,7 +71,11 @@ impl<'a> Workload<'a> {
             "image": Program::Probe.reference(),
             "imagePullPolicy": "IfNotPresent",
             "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
-            "args": ["run", "--interval-ms", self.interval_ms.to_string()],
+            "args": [
+                "run",
+                "--interval-ms", self.interval_ms.to_string(),
+                "--exit-delay-ms", self.exit_delay_ms.to_string(),
+            ],
             "env": [
                 {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                 {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
