@@ -183,7 +183,7 @@ fn cargo(copy: &Path, arguments: &[&str]) -> Result<String, String> {
 /// Makes the copy as the origin is. Files that are the same stay, so that cargo builds no more than it must.
 fn refresh(origin: &Path, copy: &Path) {
     write_if_new(&copy.join("Cargo.toml"), MANIFEST.as_bytes());
-    for folder in ["src", "tests/rules", "tests/simulation"] {
+    for folder in ["src", "tests/rules", "tests/simulation", "tests/simulation/world"] {
         for file in files_in(&origin.join(folder)) {
             let name = file.file_name().unwrap();
             write_if_new(&copy.join(folder).join(name), &fs::read(&file).unwrap());
@@ -202,7 +202,11 @@ fn write_if_new(path: &Path, content: &[u8]) {
 }
 
 fn files_in(folder: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .collect();
     files.sort();
     files
 }
