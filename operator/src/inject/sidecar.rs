@@ -128,7 +128,7 @@ pub(super) fn container(
         restart_policy: Some("Always".to_owned()),
         env: Some(environment(injection, image, longest_lease)),
         ports: Some(vec![ContainerPort {
-            name: Some("conch-metrics".to_owned()),
+            name: Some(names::METRICS_PORT_NAME.to_owned()),
             container_port: i32::from(injection.policy.spec.sidecar.port)
                 + i32::from(names::METRICS_PORT_OFFSET),
             protocol: Some("TCP".to_owned()),

@@ -15,7 +15,7 @@ use super::{
     publish::Publisher,
     queue::Queue,
 };
-use crate::inject::SidecarImage;
+use crate::{certs::WithSources, inject::SidecarImage};
 use conch_crds::ElectionStatus;
 use futures::{StreamExt, future, stream::FuturesUnordered};
 use kube::Client;
@@ -197,7 +197,7 @@ impl Controller {
             Err(ApplyError::NotLeading | ApplyError::NamespaceEnding | ApplyError::Gone) => {}
             Err(error) => {
                 let (namespace, lease) = (mark.namespace, mark.lease);
-                tracing::warn!(namespace, lease, error = chain(&error), "failed to mark a Lease");
+                tracing::warn!(namespace, lease, error = %WithSources(&error), "failed to mark a Lease");
             }
         }
     }
@@ -365,7 +365,7 @@ impl Controller {
         let failures = memory.failures.entry(key.clone()).or_default();
         *failures = failures.saturating_add(1);
         let delay = (BACKOFF_MIN * 2_u32.saturating_pow((*failures - 1).min(16))).min(BACKOFF_MAX);
-        tracing::warn!(?key, error = chain(error), failures = *failures, ?delay, "a pass failed");
+        tracing::warn!(?key, error = %WithSources(error), failures = *failures, ?delay, "a pass failed");
         self.queue.add(key.clone(), delay);
     }
 
@@ -387,12 +387,6 @@ impl Written {
         let is_another = observed.election.as_ref().is_none_or(|election| election.identity.uid != self.uid);
         is_later || is_another || seen == self.version || self.at.elapsed() > ECHO_MAX
     }
-}
-
-/// The error and everything that led to it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn delay(key: &Key) -> Duration {

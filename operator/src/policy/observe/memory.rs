@@ -5,8 +5,8 @@
 //! called fresh if no sidecar wrote *any* Lease of that name in the last lease, whatever was deleted since. The operator
 //! knows that from the order of events in its own watches, not from clocks:
 //!
-//! * A sidecar writes a Lease that it finds, or creates a missing one after a whole lease of waiting. Either way the watch of
-//!   Leases delivers it. Events of one watch come in the order of the writes: once it delivers the (still empty) Lease that
+//! * A sidecar writes a Lease that it finds, or makes a missing one anew, which claims nothing, and leads a whole lease later
+//!   at the earliest. Either way the watch of Leases delivers it. Events of one watch come in the order of the writes: once it delivers the (still empty) Lease that
 //!   the operator made, it has delivered every earlier Lease of that name since the watch began.
 //! * Before the watch began: an election leaves an Election object behind. No garbage collector removes it; the operator
 //!   does, and only when there has been no workload, no pod and no write for the longest lease in use. An election that is
@@ -30,9 +30,8 @@ use super::{
 use crate::policy::ElectionKey;
 use std::{collections::HashSet, time::Duration};
 
-/// The shortest time after which a sidecar creates a Lease that it finds missing: the shortest lease that a policy may ask
-/// for.
-const CREATION_DELAY_MIN: Duration = Duration::from_secs(1);
+/// The shortest time after which a sidecar leads that found its Lease missing: the shortest lease that a policy may ask for.
+const FIRST_LEAD_MIN: Duration = Duration::from_secs(1);
 
 /// The elections that may have been led before. See the module.
 #[derive(Debug, Default)]
@@ -58,7 +57,7 @@ pub fn may_be_fresh<'p>(lease: &Entry<Lease>, mut pods: impl Iterator<Item = &'p
     unwritten
         && !pods.any(|pod| {
             pod.view.sidecar.is_some()
-                && lease.first_seen.saturating_duration_since(pod.first_seen) >= CREATION_DELAY_MIN
+                && lease.first_seen.saturating_duration_since(pod.first_seen) >= FIRST_LEAD_MIN
         })
 }
 

@@ -1,7 +1,7 @@
 //! What a program is told, and that no release goes out before all of it is over.
 
 use crate::world::*;
-use conch_election::{Action, Claim, Config, Content, Identity, Input, Moment, Nonce, Reason, Timing};
+use conch_election::{Claim, Config, Content, Identity, Input, Moment, Nonce, Reason, Timing};
 use std::time::Duration;
 
 fn released(register: &Register) -> bool {
@@ -165,13 +165,8 @@ fn a_term_that_arrives_after_the_program_has_gone_is_given_back() {
     let mut register = Register::fresh();
     let mut elector = candidate(1);
     register.run(&mut elector, at(0));
-    let (mut action, mut now) = (None, 0);
-    while action.is_none() {
-        now += 1;
-        action = elector.poll_action(at(now));
-    }
+    let (now, (record, expected)) = first_sent(&mut elector);
     elector.handle(at(now), Input::Willing(false));
-    let Some(Action::Write { record, expected, .. }) = action else { panic!("not a write") };
     let result = register.write(&record, expected.as_ref());
     elector.handle(at(now + 5), Input::Written(result));
     register.run(&mut elector, at(now + 5));

@@ -8,13 +8,7 @@ fn a_lost_answer_to_the_acquiring_write_is_settled_by_reading_back() {
     let mut register = Register::fresh();
     let mut elector = candidate(1);
     register.run(&mut elector, at(0));
-    let mut now = 0;
-    let (record, expected) = loop {
-        if let Some(action) = elector.poll_action(at(now)) {
-            break expect_write(Some(action));
-        }
-        now += 1;
-    };
+    let (now, (record, expected)) = first_sent(&mut elector);
     register.write(&record, expected.as_ref()).unwrap();
     elector.handle(at(now + 3_000), Input::Written(Err(WriteError::Failed(timeout()))));
     assert!(!elector.leads(at(now + 3_000)), "not a success before it was seen");

@@ -253,12 +253,7 @@ fn an_answer_that_comes_after_the_news_of_a_deletion_begins_no_term() {
     let mut register = Register::fresh();
     let mut elector = candidate(1);
     register.run(&mut elector, at(0));
-    let (mut action, mut now) = (None, 0);
-    while action.is_none() {
-        now += 1;
-        action = elector.poll_action(at(now));
-    }
-    let (record, expected) = expect_write(action);
+    let (now, (record, expected)) = first_sent(&mut elector);
     let written = register.write(&record, expected.as_ref());
     register.delete();
     register.tell(&mut elector, at(now + 5));

@@ -21,17 +21,6 @@ fn validity_counts_from_when_the_write_was_sent_not_from_its_answer() {
     assert!(!elector.leads(at(sent.0 + validity_ms() + 1)));
 }
 
-fn first_sent(
-    elector: &mut conch_election::Elector,
-) -> (u64, (conch_election::Record, Option<conch_election::Version>)) {
-    for now in 0..20 {
-        if let Some(action) = elector.poll_action(at(now)) {
-            return (now, expect_write(Some(action)));
-        }
-    }
-    panic!("nothing was sent");
-}
-
 #[test]
 fn an_answer_after_the_validity_is_no_even_before_any_timer_ran() {
     let (mut elector, _) = leader();

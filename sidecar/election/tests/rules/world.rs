@@ -177,6 +177,13 @@ pub(crate) fn expect_write(action: Option<Action>) -> (Record, Option<Version>) 
     }
 }
 
+/// The first write of a candidate that has read a free register, and when it was sent: it spreads over the jitter.
+pub(crate) fn first_sent(elector: &mut Elector) -> (u64, (Record, Option<Version>)) {
+    let sent = (0..20).find_map(|now| elector.poll_action(at(now)).map(|action| (now, action)));
+    let (now, action) = sent.unwrap();
+    (now, expect_write(Some(action)))
+}
+
 pub(crate) fn token(elector: &mut Elector, now: u64) -> Option<Token> {
     elector.answer(at(now)).promise.map(|promise| promise.token)
 }
