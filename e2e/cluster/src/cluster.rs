@@ -1,6 +1,7 @@
 //! A running cluster, as tests and demos hold it.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,9 +14,10 @@ use crate::description::{Description, read_json};
 use crate::error::{Context, Error, Result};
 use crate::images;
 use crate::kubectl;
-use crate::layout::{Layout, clusters_directory, node_name};
+use crate::layout::{API_PORT, CONTROL_ADDRESS, Layout, clusters_directory, node_name};
 use crate::lifecycle;
 use crate::messages::{Deed, Request, ask};
+use crate::relay::{self, Relay};
 
 /// How long a restarted node may take until it is Ready, or the API server until it answers.
 const RETURN_LIMIT: Duration = Duration::from_mins(2);
@@ -265,6 +267,19 @@ impl Cluster {
             thread::sleep(Duration::from_millis(100));
         }
         Ok(())
+    }
+
+    /// A relay before the API server, in the control plane's network, through which pods can be led.
+    pub fn relay(&self) -> Result<Relay> {
+        let holder = lifecycle::holder_process(&self.layout)?;
+        let no_address = |_| Error::Invalid(format!("{CONTROL_ADDRESS} is no address"));
+        let address: Ipv4Addr = CONTROL_ADDRESS.parse().map_err(no_address)?;
+        Relay::start(holder, address, SocketAddrV4::new(address, API_PORT))
+    }
+
+    /// Changes the packet rules (in the words of `nft`) in the network of a process: that of its pod.
+    pub fn set_packet_rules(&self, process: u32, rules: &str) -> Result<()> {
+        relay::set_rules(process, rules)
     }
 
     /// The processes of a pod's container on a node, as the machine numbers them; none if it does not run.

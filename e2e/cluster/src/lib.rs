@@ -38,8 +38,10 @@ mod node_mounts;
 pub mod prerequisites;
 mod processes;
 mod progress;
+mod relay;
 
 pub use binaries::{Binaries, cache_directory};
 pub use cluster::{Cluster, Component, Listed, Options};
 pub use error::{Error, Result};
 pub use layout::node_name;
+pub use relay::{Relay, Treatment, Ways};

@@ -47,6 +47,11 @@ pub(crate) fn is_running(layout: &Layout) -> bool {
     read_json::<Holder>(&layout.holder()).is_ok_and(|holder| holder_lives(&holder))
 }
 
+/// The outermost process of a running cluster: it is in the network of the control plane.
+pub(crate) fn holder_process(layout: &Layout) -> Result<u32> {
+    read_json::<Holder>(&layout.holder()).map(|holder| holder.pid)
+}
+
 fn holder_lives(holder: &Holder) -> bool {
     processes::stat(holder.pid).is_some_and(|stat| stat.begun == holder.begun && stat.state != 'Z')
 }
