@@ -18,6 +18,8 @@ wire_enum! {
         PolicyInvalid,
         /// A workload that was annotated while the webhook was away got its stamp.
         Stamped,
+        /// A workload whose annotation was removed while the webhook was away lost its stamp.
+        StampRemoved,
         /// A pod was made without its sidecar; the note names the reason.
         InjectionSkipped,
         /// A pod was refused, because its sidecar is required and cannot be injected; the note names the reason.
@@ -44,9 +46,11 @@ impl EventReason {
     /// Whether somebody should look.
     pub const fn event_type(self) -> EventType {
         match self {
-            Self::LeaderElected | Self::LeadershipLost | Self::PolicyCreated | Self::Stamped => {
-                EventType::Normal
-            }
+            Self::LeaderElected
+            | Self::LeadershipLost
+            | Self::PolicyCreated
+            | Self::Stamped
+            | Self::StampRemoved => EventType::Normal,
             Self::PolicyNotFound
             | Self::PolicyInvalid
             | Self::InjectionSkipped
@@ -62,7 +66,7 @@ impl EventReason {
         match self {
             Self::LeaderElected | Self::LeadershipLost => "Elect",
             Self::InjectionSkipped | Self::InjectionRefused => "Inject",
-            Self::Stamped => "Stamp",
+            Self::Stamped | Self::StampRemoved => "Stamp",
             Self::PolicyCreated
             | Self::PolicyNotFound
             | Self::PolicyInvalid

@@ -32,9 +32,14 @@ pub const ELECTION_LABEL: &str = "conch.rs/election";
 /// Label of a namespace (value `disabled`) whose pods are never injected.
 pub const INJECTION: &str = "conch.rs/injection";
 
-/// Annotation of a Lease: the record's write id, term and flags, as `conch-stores` encodes them.
+/// Namespaces of the cluster itself, in which nothing is injected.
+pub const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+
+/// Annotation of a Lease: the record's write id, term and flags, and the uid of the Lease that it was written to, as
+/// `conch-stores` encodes them.
 pub const RECORD: &str = "conch.rs/record";
-/// Annotation of a Lease (value `true`): the operator states that no sidecar ever ran for this election.
+/// Annotation of a Lease (value: the Lease's own uid, so that no backup brings it back): the operator states that no sidecar
+/// ever ran for this election.
 pub const FRESH: &str = "conch.rs/fresh";
 /// Annotation of a Lease, whole milliseconds: the longest lease duration that any living pod of the election uses.
 pub const LONGEST_LEASE: &str = "conch.rs/longest-lease-ms";
@@ -116,8 +121,8 @@ pub mod operator_objects {
     pub const SERVICE: &str = "conch-operator";
     /// The Secret with the webhook's authority and certificate, in the operator's namespace.
     pub const CERTIFICATE_SECRET: &str = "conch-operator-certificate";
-    /// The Lease by which the operator elects its own leader, in its namespace.
-    pub const LEASE: &str = "conch-operator";
+    /// The Lease by which the operator elects its own leader, in its namespace. No election has a Lease of such a name.
+    pub const LEASE: &str = "operator.conch.rs";
     /// Path of the webhook that stamps workloads.
     pub const STAMP_PATH: &str = "/stamp";
     /// Path of the webhook that injects the sidecar into pods.

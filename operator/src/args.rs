@@ -22,7 +22,8 @@ pub struct Args {
 pub enum Command {
     /// Answer admission requests and, while this replica leads, make what elections need. What runs if no command is given.
     Run(Box<RunArgs>),
-    /// Remove the webhooks and say which workloads are left without a new sidecar. The chart runs it before it is uninstalled.
+    /// Remove the webhooks, end the operator, and say which workloads are left without a new sidecar. The chart runs it before
+    /// it is uninstalled.
     Uninstall,
     /// Check an installation: the resource definitions exist and the webhook answers with a certificate that the API server
     /// trusts. `helm test` runs it.

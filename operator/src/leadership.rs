@@ -97,13 +97,16 @@ impl Leadership {
 /// that both lead for a moment do no harm.
 pub async fn make_lease(client: &Client, namespace: &str) {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    let metadata = ObjectMeta {
-        name: Some(operator_objects::LEASE.to_owned()),
-        annotations: Some([(names::FRESH.to_owned(), "true".to_owned())].into()),
-        ..ObjectMeta::default()
-    };
+    let metadata = ObjectMeta { name: Some(operator_objects::LEASE.to_owned()), ..ObjectMeta::default() };
     let parameters = PostParams { field_manager: Some(names::OPERATOR.to_owned()), ..PostParams::default() };
-    match leases.create(&parameters, &Lease { metadata, spec: None }).await {
+    let made = async {
+        let mut lease = leases.create(&parameters, &Lease { metadata, spec: None }).await?;
+        // Before that it has no uid to be marked with. Whoever wrote it meanwhile makes this a conflict.
+        let mark = lease.metadata.uid.clone().unwrap_or_default();
+        lease.metadata.annotations = Some([(names::FRESH.to_owned(), mark)].into());
+        leases.replace(operator_objects::LEASE, &parameters, &lease).await
+    };
+    match made.await {
         Ok(_) => tracing::info!("made the Lease of the operator's own election"),
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         // The election makes it, later.

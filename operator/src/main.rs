@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         match command {
             Command::Run(args) => run::run(common, *args).await,
-            Command::Uninstall => uninstall::uninstall().await,
+            Command::Uninstall => uninstall::uninstall(&common.namespace).await,
             Command::Check => check::check(&common.namespace).await,
         }
     })

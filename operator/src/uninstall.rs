@@ -8,30 +8,33 @@ use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
         apps::v1::{DaemonSet, Deployment, StatefulSet},
+        coordination::v1::Lease,
+        core::v1::Pod,
     },
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
     core::PartialObjectMeta,
 };
-use std::fmt::Debug;
+use serde_json::json;
+use std::{fmt::Debug, time::Duration};
+use tokio::time::{sleep, timeout};
 
 /// Objects in one list answer.
 const PAGE_SIZE: u32 = 500;
 
-/// Removes the webhooks, so that no pod waits for an operator that is gone, and says which workloads are still annotated.
-pub async fn uninstall() -> Result<()> {
+/// How long the operator may take to end: its pods wait some seconds before they do.
+const END_PATIENCE: Duration = Duration::from_mins(1);
+const END_POLL: Duration = Duration::from_millis(200);
+
+/// Removes the webhooks, so that no pod waits for an operator that is gone, ends the operator, so that it makes nothing again
+/// that is removed then, and says which workloads are still annotated.
+pub async fn uninstall(namespace: &str) -> Result<()> {
     let (client, _) = cluster::connect().await?;
-    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
-    let name = operator_objects::WEBHOOK_CONFIGURATION;
-    match configurations.delete(name, &DeleteParams::default()).await {
-        Ok(_) => tracing::info!(name, "deleted the webhook configuration"),
-        Err(kube::Error::Api(status)) if status.code == 404 => {
-            tracing::info!(name, "there is no webhook configuration");
-        }
-        Err(error) => return Err(error).context("failed to delete the webhook configuration"),
-    }
+    delete_webhooks(&client).await?;
+    end_operator(&client, namespace).await?;
+    delete_lease(&client, namespace).await?;
     let mut annotated = annotated::<Deployment>(&client).await?;
     annotated.extend(self::annotated::<StatefulSet>(&client).await?);
     annotated.extend(self::annotated::<DaemonSet>(&client).await?);
@@ -43,6 +46,58 @@ pub async fn uninstall() -> Result<()> {
     }
     tracing::info!(workloads = annotated.len(), annotation = names::POLICY, "workloads are still annotated");
     Ok(())
+}
+
+async fn delete_webhooks(client: &Client) -> Result<()> {
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    let name = operator_objects::WEBHOOK_CONFIGURATION;
+    match configurations.delete(name, &DeleteParams::default()).await {
+        Ok(_) => tracing::info!(name, "deleted the webhook configuration"),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            tracing::info!(name, "there is no webhook configuration");
+        }
+        Err(error) => return Err(error).context("failed to delete the webhook configuration"),
+    }
+    Ok(())
+}
+
+/// Scales the operator down and waits until the last pod of it is gone.
+async fn end_operator(client: &Client, namespace: &str) -> Result<()> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let parameters =
+        PatchParams { field_manager: Some(names::OPERATOR.to_owned()), ..PatchParams::default() };
+    let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
+    let deployment = match deployments.patch(names::OPERATOR, &parameters, &none).await {
+        Ok(deployment) => deployment,
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        Err(error) => return Err(error).context("failed to scale the operator down"),
+    };
+    let labels = deployment.spec.and_then(|spec| spec.selector.match_labels).unwrap_or_default();
+    let selector: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(client.clone(), namespace);
+    let parameters = ListParams::default().labels(&selector.join(","));
+    let gone = async {
+        while !pods.list(&parameters).await.context("failed to list the operator's pods")?.items.is_empty() {
+            sleep(END_POLL).await;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    match timeout(END_PATIENCE, gone).await {
+        Ok(ended) => ended?,
+        Err(_) => tracing::warn!("the operator's pods do not end: what they make again now stays"),
+    }
+    tracing::info!("the operator has ended");
+    Ok(())
+}
+
+/// The Lease of the operator's own election, which is no part of the release: the operator makes it.
+async fn delete_lease(client: &Client, namespace: &str) -> Result<()> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    match leases.delete(operator_objects::LEASE, &DeleteParams::default()).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error).context("failed to delete the Lease of the operator's own election"),
+    }
 }
 
 async fn annotated<K>(client: &Client) -> Result<Vec<String>>

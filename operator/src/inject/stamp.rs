@@ -15,6 +15,9 @@ pub struct Stamp<'a> {
     pub required: bool,
 }
 
+/// The labels of a stamp.
+pub(super) const LABELS: [&str; 3] = [names::POLICY, names::ELECTION_LABEL, names::INJECTION];
+
 /// Label values of [`names::INJECTION`] on a pod template.
 pub(super) const REQUIRED: &str = "Required";
 pub(super) const OPTIONAL: &str = "Optional";
@@ -28,6 +31,23 @@ impl<'a> Stamp<'a> {
             election: label(names::ELECTION_LABEL)?,
             required: label(names::INJECTION) != Some(OPTIONAL),
         })
+    }
+
+    /// Is this stamp one that admission put, and nobody else? What admission adds to a write belongs to nobody in the
+    /// object's `managedFields`; what a person writes belongs to that person.
+    ///
+    /// * `template`: a pod template with the labels.
+    /// * `managers`: the `fieldsV1` of every entry of the workload's `managedFields`.
+    pub fn is_left_by_admission<'v>(template: &Value, managers: impl IntoIterator<Item = &'v Value>) -> bool {
+        const PATH: &str = "/f:spec/f:template/f:metadata/f:labels";
+        let whole = LABELS.iter().all(|key| entry(template, "/metadata/labels", key).is_some());
+        let owns = |fields: &Value| {
+            let labels = fields.pointer(PATH).and_then(Value::as_object);
+            labels.is_some_and(|labels| LABELS.iter().any(|key| labels.contains_key(&format!("f:{key}"))))
+        };
+        // Without any entry nothing is known of who wrote what.
+        let mut managers = managers.into_iter().peekable();
+        whole && managers.peek().is_some() && !managers.any(owns)
     }
 
     /// The labels, in the order in which they are written.

@@ -4,16 +4,13 @@ use super::{
     decide::{ChosenPolicy, Decision, RefusalReason, decide},
     json::{entry, list, object_in, text},
     sidecar::SidecarImage,
-    stamp::{OPTIONAL, REQUIRED, Stamp},
+    stamp::{LABELS, OPTIONAL, REQUIRED, Stamp},
 };
 use conch_crds::{
     names,
     policy::{CoordinationPolicySpec, InjectionMode},
 };
 use serde_json::{Map, Value, json};
-
-/// The labels of a stamp.
-const LABELS: [&str; 3] = [names::POLICY, names::ELECTION_LABEL, names::INJECTION];
 
 /// A write to a Deployment, StatefulSet or DaemonSet, before it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -150,11 +147,11 @@ fn template_labels(workload: &mut Value) -> Option<&mut Map<String, Value>> {
     object_in(object_in(template, "metadata")?, "labels")
 }
 
-/// Takes off the stamp that we put: where the stored workload was annotated, the labels that are as they were stored. A
-/// label that the workload's selector asks for must stay.
+/// Takes off the stamp that we put: where the stored workload was annotated, or lost its annotation while the webhook was
+/// away, the labels that are as they were stored. A label that the workload's selector asks for must stay.
 fn without_stamp(workload: Workload<'_>) -> Value {
     let mut plain = workload.new.clone();
-    let Some(old) = workload.old.filter(|old| policy_of(old).is_some()) else {
+    let Some(old) = workload.old.filter(|old| policy_of(old).is_some() || is_left_over(old)) else {
         return plain;
     };
     let selected = |key: &str| entry(workload.new, "/spec/selector/matchLabels", key).is_some();
@@ -163,6 +160,13 @@ fn without_stamp(workload: Workload<'_>) -> Value {
         remove_labels(template, |key, value| !selected(key) && stored(key) == Some(value));
     }
     plain
+}
+
+/// Has it the stamp of admission, and no annotation any more?
+fn is_left_over(workload: &Value) -> bool {
+    let template = workload.pointer("/spec/template").unwrap_or(&Value::Null);
+    let managers = list(workload, "/metadata/managedFields").iter().filter_map(|entry| entry.get("fieldsV1"));
+    policy_of(workload).is_none() && Stamp::is_left_by_admission(template, managers)
 }
 
 fn remove_labels(template: &mut Value, ours: impl Fn(&str, &Value) -> bool) {
@@ -219,7 +223,7 @@ fn misplaced(workload: &Value) -> Vec<String> {
             names::POLICY
         ));
     }
-    // Its annotation was removed while the webhook was away, or somebody copied the labels.
+    // Somebody copied the labels, or wrote them by hand.
     if let Some(stamp) = Stamp::of(template) {
         warnings.push(format!(
             "the pod template has the labels of CoordinationPolicy \"{}\", but the workload has no annotation {}: annotate it, \

@@ -9,7 +9,7 @@ use super::{
     },
     plan::{Notice, Object, Write},
 };
-use conch_crds::{CoordinationPolicy, Election, ElectionStatus, names};
+use conch_crds::{CoordinationPolicy, Election, ElectionStatus, events::EventReason, names};
 use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, StatefulSet},
@@ -73,7 +73,7 @@ pub enum ApplyError {
 pub struct Effect {
     /// Something that became worth telling.
     pub notice: Option<Notice>,
-    /// A workload was touched for want of a stamp.
+    /// A workload was touched for want of a stamp, or because of one that is left over.
     pub touched: Option<Identity>,
     /// The status of the election was written, and is at this version.
     pub status: Option<(ElectionStatus, String)>,
@@ -256,8 +256,11 @@ impl Writer {
             WorkloadKind::StatefulSet => Workload::of(self.merge::<StatefulSet>(&workload, &patch).await?),
             WorkloadKind::DaemonSet => Workload::of(self.merge::<DaemonSet>(&workload, &patch).await?),
         };
-        let is_stamped = after.is_some_and(|after| after.is_stamped());
-        Ok(Effect { notice: is_stamped.then_some(notice), touched: Some(workload), ..Effect::default() })
+        let is_done = match notice.reason {
+            EventReason::StampRemoved => after.is_none(),
+            _ => after.is_some_and(|after| after.is_stamped()),
+        };
+        Ok(Effect { notice: is_done.then_some(notice), touched: Some(workload), ..Effect::default() })
     }
 
     fn api<K: Kind>(&self, namespace: Option<&str>) -> Api<K> {

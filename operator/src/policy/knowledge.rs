@@ -2,7 +2,11 @@
 
 use super::{
     ElectionKey,
-    observe::{watch::SharedIndex, workload::workload_of},
+    observe::{
+        Observed,
+        watch::SharedIndex,
+        workload::{Pod, workload_of},
+    },
     plan::not_shared,
 };
 use crate::webhook::{Knowledge, KnownPolicy};
@@ -17,20 +21,36 @@ use std::{
 #[derive(Clone)]
 pub struct Copies(pub(super) SharedIndex);
 
+impl Copies {
+    fn observe(&self, namespace: &str, election: &str) -> Observed {
+        let key = ElectionKey::new(namespace, election);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).observe(&key, Instant::now())
+    }
+}
+
 impl Knowledge for Copies {
     fn policy(&self, namespace: &str, name: &str) -> Option<KnownPolicy> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).known_policy(namespace, name)
     }
 
-    fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).longest_lease(namespace, lease)
+    fn longest_lease(&self, namespace: &str, election: &str) -> Option<Duration> {
+        self.observe(namespace, election).longest_lease.map(|longest| longest.lease)
+    }
+
+    fn is_announced(&self, namespace: &str, election: &str, lease: Duration) -> bool {
+        let observed = self.observe(namespace, election);
+        let stands = observed.lease.as_ref().and_then(|lease| lease.longest_lease);
+        let will_stand = observed.longest_lease.map(|longest| longest.lease);
+        let counts_with_less = |pod: &Pod| {
+            let counted = pod.sidecar.as_ref().and_then(|sidecar| sidecar.lease);
+            counted.is_some_and(|counted| counted < lease)
+        };
+        stands >= Some(lease) || will_stand < Some(lease) || !observed.pods.iter().any(counts_with_less)
     }
 
     fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String> {
         let metadata: ObjectMeta = serde_json::from_value(pod.get("metadata")?.clone()).ok()?;
         let workload = workload_of(&metadata)?;
-        let key = ElectionKey::new(namespace, election);
-        let observed = self.0.lock().unwrap_or_else(PoisonError::into_inner).observe(&key, Instant::now());
-        not_shared(&observed, &workload)
+        not_shared(&self.observe(namespace, election), &workload)
     }
 }

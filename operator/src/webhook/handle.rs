@@ -7,11 +7,18 @@ use super::{
     serve::Webhook,
 };
 use crate::inject::{
-    ChosenPolicy, Decision, MalformedPod, Stamp, Stamping, Workload, decide, inject, patch, stamp_workload,
+    ChosenPolicy, Decision, Injection, MalformedPod, Stamp, Stamping, Workload, decide, inject, patch,
+    stamp_workload,
 };
-use conch_crds::{conditions::Reason, names};
+use conch_crds::conditions::Reason;
 use json_patch::Patch;
 use serde_json::Value;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long a pod waits until the Lease says how long its leases are.
+const ANNOUNCEMENT_PATIENCE: Duration = Duration::from_secs(2);
+const ANNOUNCEMENT_POLL: Duration = Duration::from_millis(20);
 
 /// Why no answer could be given.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +33,12 @@ pub(super) enum HandleError {
     Pod(#[from] MalformedPod),
     #[error(transparent)]
     Lookup(#[from] LookupError),
+    #[error(
+        "election \"{election}\" has pods that count with shorter leases, and its Lease does not say yet that leases of {} s \
+         are used: the operator writes that as soon as it leads; try again",
+        lease.as_secs_f64()
+    )]
+    NotAnnounced { election: String, lease: Duration },
     #[error("failed to write the patch as JSON")]
     Patch(#[from] serde_json::Error),
 }
@@ -42,7 +55,7 @@ impl HandleError {
     pub(super) fn is_permanent(&self) -> bool {
         match self {
             Self::Body | Self::Review(_) | Self::Pod(_) => true,
-            Self::TimedOut | Self::Lookup(_) | Self::Patch(_) => false,
+            Self::TimedOut | Self::Lookup(_) | Self::NotAnnounced { .. } | Self::Patch(_) => false,
         }
     }
 
@@ -53,6 +66,7 @@ impl HandleError {
             Self::Review(_) => "NoAdmissionReview",
             Self::Pod(_) => "NoPod",
             Self::Lookup(_) => "PolicyUnreadable",
+            Self::NotAnnounced { .. } => "LeaseNotAnnounced",
             Self::Patch(_) => "PatchUnwritable",
         }
     }
@@ -95,14 +109,31 @@ pub(super) async fn inject_pod<P: Policies>(
             if let Some(sentence) = webhook.policies.not_shared(namespace, injection.stamp.election, pod) {
                 return without_sidecar(request, Reason::NotShared, sentence);
             }
-            let lease = names::object_name(injection.stamp.election);
-            let longest_lease = webhook.policies.longest_lease(namespace, &lease);
+            wait_for_announcement(webhook, namespace, &injection).await?;
+            let longest_lease = webhook.policies.longest_lease(namespace, injection.stamp.election);
             let injected = inject(pod, &injection, &webhook.image, longest_lease)?;
             let patch = patch::diff(pod, &injected);
             allowed(request, &patch, Vec::new())
         }
         Decision::Refuse(refusal) => without_sidecar(request, refusal.reason.condition(), refusal.sentence),
     }
+}
+
+/// A longer lease is announced by the controller within milliseconds, unless no replica of the operator leads.
+async fn wait_for_announcement<P: Policies>(
+    webhook: &Webhook<P>,
+    namespace: &str,
+    injection: &Injection<'_>,
+) -> Result<(), HandleError> {
+    let (election, lease) = (injection.stamp.election, injection.timing.lease());
+    let deadline = Instant::now() + ANNOUNCEMENT_PATIENCE;
+    while !webhook.policies.is_announced(namespace, election, lease) {
+        if Instant::now() >= deadline {
+            return Err(HandleError::NotAnnounced { election: election.to_owned(), lease });
+        }
+        sleep(ANNOUNCEMENT_POLL).await;
+    }
+    Ok(())
 }
 
 /// A pod that cannot have its sidecar is refused, or starts without it where its stamp says that it may.

@@ -34,8 +34,12 @@ pub trait Knowledge: Send + Sync + 'static {
     /// The policy, if it is known to exist.
     fn policy(&self, namespace: &str, name: &str) -> Option<KnownPolicy>;
 
-    /// The longest lease duration that any living pod of an election uses, if it is known, by the name of its Lease.
-    fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration>;
+    /// The longest lease by which somebody may lead an election, if one is known.
+    fn longest_lease(&self, namespace: &str, election: &str) -> Option<Duration>;
+
+    /// May another pod lead this election by this lease? Not before it stands on the Lease, where there are pods that count
+    /// with a shorter one and the controller is about to write it.
+    fn is_announced(&self, namespace: &str, election: &str, lease: Duration) -> bool;
 
     /// Why this pod must not join the election that it is stamped for, if it is known to belong to a workload that came too
     /// late to an election that is not shared.
@@ -52,7 +56,10 @@ pub trait Policies: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<KnownPolicy>, LookupError>> + Send;
 
     /// As [`Knowledge::longest_lease`].
-    fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration>;
+    fn longest_lease(&self, namespace: &str, election: &str) -> Option<Duration>;
+
+    /// As [`Knowledge::is_announced`].
+    fn is_announced(&self, namespace: &str, election: &str, lease: Duration) -> bool;
 
     /// As [`Knowledge::not_shared`].
     fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String>;
@@ -83,8 +90,12 @@ impl<K: Knowledge> Policies for WatchedPolicies<K> {
         Ok(found.map(KnownPolicy::from).or_else(|| KnownPolicy::built_in(name)))
     }
 
-    fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration> {
-        self.knowledge.longest_lease(namespace, lease)
+    fn longest_lease(&self, namespace: &str, election: &str) -> Option<Duration> {
+        self.knowledge.longest_lease(namespace, election)
+    }
+
+    fn is_announced(&self, namespace: &str, election: &str, lease: Duration) -> bool {
+        self.knowledge.is_announced(namespace, election, lease)
     }
 
     fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String> {

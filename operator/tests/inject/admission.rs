@@ -82,7 +82,7 @@ impl Scene {
                 .push(tokio::spawn(certificates.run(latch.clone(), std::future::pending())).abort_handle());
         }
         drop(latch);
-        let policies = FilePolicies { namespace: self.namespace.clone() };
+        let policies = FilePolicies { namespace: self.namespace.clone(), ..FilePolicies::default() };
         let webhook = Arc::new(Webhook { image: image(), policies, metrics: WebhookMetrics::default() });
         let serving = serve(ours, Arc::clone(&current), webhook, std::future::pending());
         self.servers.push(tokio::spawn(async { serving.await.unwrap() }).abort_handle());

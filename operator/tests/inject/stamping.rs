@@ -163,8 +163,39 @@ fn an_annotation_that_changed_while_the_webhook_was_away_is_caught_up_with() {
     );
 }
 
+/// As the API server keeps it: whoever wrote a field owns it, and what admission adds belongs to nobody.
+fn owned(workload: Value, labels: &[&str]) -> Value {
+    let labels: serde_json::Map<_, _> =
+        labels.iter().map(|label| (format!("f:{label}"), json!({}))).collect();
+    let fields = json!({"f:spec": {"f:template": {"f:metadata": {"f:labels": labels}}}});
+    let entry =
+        json!({"manager": "kubectl", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": fields});
+    with(workload, "/metadata", "managedFields", json!([entry]))
+}
+
 #[test]
-fn an_annotation_that_was_removed_while_the_webhook_was_away_is_pointed_out() {
+fn a_stamp_whose_annotation_was_removed_while_the_webhook_was_away_goes_with_the_next_write() {
+    let stamped = stored(&deployment("default"), None);
+    let left_over = owned(with(stamped, "/metadata", "annotations", json!({})), &["app"]);
+    let (after, warnings) = stored_with_warnings(&left_over, Some(&left_over));
+    assert_eq!(template_labels(&after), &json!({"app": "payments"}));
+    assert_eq!(warnings, Vec::<String>::new());
+    // A label that this very write changes was meant so.
+    let by_hand = with(left_over.clone(), "/spec/template/metadata/labels", POLICY, json!("by-hand"));
+    assert_eq!(template_labels(&stored(&by_hand, Some(&left_over)))[POLICY], "by-hand");
+}
+
+#[test]
+fn labels_that_a_person_wrote_are_pointed_out_and_stay() {
+    let stamped = stored(&deployment("default"), None);
+    let by_hand = owned(with(stamped, "/metadata", "annotations", json!({})), &["app", POLICY]);
+    let (after, warnings) = stored_with_warnings(&by_hand, Some(&by_hand));
+    assert_eq!(after, by_hand);
+    assert!(warnings[0].contains("has the labels of CoordinationPolicy \"default\""), "{warnings:?}");
+}
+
+#[test]
+fn labels_of_which_nothing_is_known_are_pointed_out_and_stay() {
     let stamped = stored(&deployment("default"), None);
     let removed = with(stamped, "/metadata", "annotations", json!({}));
     let (stored, warnings) = stored_with_warnings(&removed, Some(&removed));

@@ -18,11 +18,13 @@ use tower::ServiceExt;
 /// The policies of this directory, all in one namespace; the one named `away` cannot be read.
 pub(crate) struct FilePolicies {
     pub(crate) namespace: String,
+    /// The longest lease that stands on the Lease.
+    pub(crate) announced: Duration,
 }
 
 impl Default for FilePolicies {
     fn default() -> Self {
-        Self { namespace: NAMESPACE.to_owned() }
+        Self { namespace: NAMESPACE.to_owned(), announced: Duration::MAX }
     }
 }
 
@@ -35,9 +37,13 @@ impl Policies for FilePolicies {
         Ok(policies().remove(name).map(KnownPolicy::from))
     }
 
-    fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration> {
-        assert_eq!((namespace, lease), (self.namespace.as_str(), "conch-payments"));
+    fn longest_lease(&self, namespace: &str, election: &str) -> Option<Duration> {
+        assert_eq!((namespace, election), (self.namespace.as_str(), "payments"));
         LONGEST_LEASE
+    }
+
+    fn is_announced(&self, _namespace: &str, _election: &str, lease: Duration) -> bool {
+        lease <= self.announced
     }
 
     fn not_shared(&self, _namespace: &str, election: &str, pod: &Value) -> Option<String> {
@@ -53,10 +59,14 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
+        Self::with(FilePolicies::default())
+    }
+
+    fn with(policies: FilePolicies) -> Self {
         let metrics = WebhookMetrics::default();
         let mut registry = Registry::default();
         metrics.register(&mut registry);
-        let router = router(Arc::new(Webhook { image: image(), policies: FilePolicies::default(), metrics }));
+        let router = router(Arc::new(Webhook { image: image(), policies, metrics }));
         Self { router, registry }
     }
 
@@ -164,6 +174,18 @@ async fn a_pod_of_a_workload_that_came_too_late_gets_no_sidecar() {
     pod["metadata"]["labels"][names::INJECTION] = json!("Optional");
     let response = server.ask("/inject", &pod, &Value::Null).await;
     assert_eq!((&response["allowed"], response.get("patch")), (&json!(true), None));
+}
+
+#[tokio::test]
+async fn a_pod_with_a_longer_lease_than_the_others_know_of_waits_until_the_lease_says_so() {
+    let short = FilePolicies { announced: Duration::from_secs(14), ..FilePolicies::default() };
+    let server = Server::with(short);
+    let review = serde_json::to_vec(&review(&pods()["plain"], &Value::Null)).unwrap();
+    let (status, body) = server.post("/inject", review).await;
+    let message = String::from_utf8(body).unwrap();
+    assert_eq!(status, 503, "{message}");
+    assert!(message.contains("leases of 15 s"), "{message}");
+    assert!(server.metrics().contains("outcome=\"failed\",reason=\"LeaseNotAnnounced\"} 1"));
 }
 
 #[tokio::test]

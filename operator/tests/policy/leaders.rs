@@ -94,7 +94,9 @@ async fn a_leaders_deleted_pod_is_marked_on_the_lease_within_milliseconds() {
         took[took.len() / 2],
         took[took.len() - 1]
     );
-    assert!(took[took.len() / 2] < Duration::from_millis(100));
+    // The mark must be there before the program has stopped, or the hand-over waits for the promises: programs with open
+    // work take a second and more. What it takes here is tens of milliseconds on an idle machine.
+    assert!(took[took.len() / 2] < Duration::from_secs(1));
     let (sum, count) = operator.histogram("conch_operator_pod_deletion_mark_duration_seconds");
     eprintln!("from the event to the answer of the API server: mean {:.1} ms of {count}", sum / count * 1e3);
     assert!((count - 20.0).abs() < f64::EPSILON, "marks that did not take the fast path: {}", 20.0 - count);

@@ -3,6 +3,7 @@
 use super::{
     Observed, ObservedPolicy,
     cache::{Cache, Change, Entry, Place},
+    longest::Leases,
     memory::{self, Memory},
     objects::{Author, DisabledNamespace, Election, Lease, Policy, Role, RoleBinding},
     view::View,
@@ -10,14 +11,14 @@ use super::{
 };
 use crate::{
     inject::SidecarImage,
-    policy::{ElectionKey, Key, PolicyKey, mark::Mark},
+    policy::{ElectionKey, Key, PolicyKey, mark::Mark, plan::leases_in_use},
     webhook::KnownPolicy,
 };
 use conch_crds::names;
 use jiff::Timestamp;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// All copies.
@@ -34,6 +35,7 @@ pub struct Index {
     pub(super) policies: Cache<Policy>,
     pub(super) namespaces: Cache<DisabledNamespace>,
     memory: Memory,
+    longest_leases: Leases,
     abandoned_since: HashMap<ElectionKey, Instant>,
     sidecar_image: SidecarImage,
 }
@@ -62,6 +64,7 @@ impl Index {
             policies: Cache::default(),
             namespaces: Cache::default(),
             memory: Memory::default(),
+            longest_leases: Leases::default(),
             abandoned_since: HashMap::new(),
             sidecar_image,
         }
@@ -81,6 +84,7 @@ impl Index {
             policies,
             namespaces,
             memory: _,
+            longest_leases: _,
             abandoned_since: _,
             sidecar_image: _,
         } = self;
@@ -116,11 +120,6 @@ impl Index {
         Some(KnownPolicy { generation: policy.generation.unwrap_or_default(), spec })
     }
 
-    /// The longest lease in use, as it stands on a Lease.
-    pub fn longest_lease(&self, namespace: &str, lease: &str) -> Option<Duration> {
-        self.leases.get(namespace, lease)?.view.longest_lease
-    }
-
     /// How many Leases there are, and how many of them are held.
     pub fn leases(&self) -> (i64, i64) {
         self.leases
@@ -132,7 +131,9 @@ impl Index {
     pub fn observe(&mut self, key: &ElectionKey, now: Instant) -> Observed {
         let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
         let object = names::object_name(name);
-        let claims: Vec<Workload> = self.claims(namespace, name).cloned().collect();
+        let workloads = self.claims(namespace, name).cloned();
+        let (left_over, claims): (Vec<Workload>, Vec<Workload>) =
+            workloads.partition(|workload| workload.left_over);
         let policies = claims
             .iter()
             .filter_map(|claim| self.policies.get(namespace, &claim.policy))
@@ -157,14 +158,23 @@ impl Index {
             binding: self.bindings.get(namespace, &object).map(|entry| entry.view.clone()),
             election: election.map(|entry| entry.view.clone()),
             election_version: election.map(|entry| entry.version.clone()),
-            injection_disabled: self.namespaces.get("", namespace).is_some(),
+            injection_disabled: self.namespaces.get("", namespace).is_some()
+                || names::SYSTEM_NAMESPACES.contains(&namespace),
             never_led,
             claims,
+            left_over,
             pods,
             foreign: BTreeSet::new(),
+            longest_lease: None,
             abandoned_for: None,
             touched: BTreeMap::new(),
         };
+        let written = [
+            observed.lease.as_ref().and_then(|lease| lease.longest_lease),
+            observed.election.as_ref().and_then(|election| election.longest_lease),
+        ];
+        let in_use = leases_in_use(&observed);
+        observed.longest_lease = self.longest_leases.follow(key, &in_use, written.into_iter().flatten(), now);
         observed.abandoned_for =
             self.abandoned_since(&observed, now).map(|since| now.saturating_duration_since(since));
         observed
@@ -173,7 +183,7 @@ impl Index {
     /// Since when there is no workload, no pod and no write; counted from when this process first saw it so.
     fn abandoned_since(&mut self, observed: &Observed, now: Instant) -> Option<Instant> {
         let key = &observed.key;
-        if !observed.claims.is_empty() || !observed.pods.is_empty() {
+        if !observed.claims.is_empty() || !observed.left_over.is_empty() || !observed.pods.is_empty() {
             self.abandoned_since.remove(key);
             return None;
         }
@@ -197,7 +207,10 @@ impl Index {
     pub fn observe_policy(&self, key: &PolicyKey) -> Option<ObservedPolicy> {
         let policy = self.policies.get(&key.namespace, &key.name)?.view.clone();
         let names_it = |workload: &&Workload| {
-            workload.identity.namespace == key.namespace && workload.policy == key.name && !workload.deleting
+            workload.identity.namespace == key.namespace
+                && workload.policy == key.name
+                && !workload.deleting
+                && !workload.left_over
         };
         let elections: BTreeSet<String> =
             self.workloads().filter(names_it).filter_map(|workload| workload.election_name().ok()).collect();

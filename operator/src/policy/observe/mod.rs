@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod index;
+pub mod longest;
 pub mod memory;
 pub mod objects;
 #[cfg(test)]
@@ -13,6 +14,7 @@ pub mod workload;
 use super::ElectionKey;
 use crate::inject::SidecarImage;
 use jiff::Timestamp;
+use longest::Longest;
 use objects::{Election, Lease, Policy, Role, RoleBinding};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +33,8 @@ pub struct Observed {
     pub sidecar_image: SidecarImage,
     /// The workloads that ask for it, in no order.
     pub claims: Vec<Workload>,
+    /// Workloads that ask for it no more and carry its stamp.
+    pub left_over: Vec<Workload>,
     /// The policies that they name, as far as they exist.
     pub policies: BTreeMap<String, Policy>,
     /// The pods with its label in which something may still run.
@@ -47,12 +51,14 @@ pub struct Observed {
     pub election: Option<Election>,
     /// Its version.
     pub election_version: Option<String>,
-    /// Nothing is injected in its namespace.
+    /// Nothing is injected in its namespace: it is labelled so, or one of [`conch_crds::names::SYSTEM_NAMESPACES`].
     pub injection_disabled: bool,
     /// It is certain that no sidecar ever ran for it: see [`memory`].
     pub never_led: bool,
     /// Of which kinds an object of the needed name was found to be somebody else's, a moment ago.
     pub foreign: BTreeSet<ObjectKind>,
+    /// The longest lease by which somebody may lead; `None`: nothing is known of any.
+    pub longest_lease: Option<Longest>,
     /// How long it has been without workload, pod and renewal.
     pub abandoned_for: Option<Duration>,
     /// What was tried for want of a stamp, by the UID of the workload.

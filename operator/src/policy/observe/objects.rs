@@ -28,7 +28,7 @@ pub struct Lease {
     pub deleting: bool,
     /// Who has written what stands in it.
     pub author: Author,
-    /// [`names::FRESH`] is set.
+    /// [`names::FRESH`] is set, for this very object.
     pub fresh: bool,
     /// [`names::LONGEST_LEASE`].
     pub longest_lease: Option<Duration>,
@@ -38,6 +38,8 @@ pub struct Lease {
     pub token: Option<String>,
     /// Who holds it.
     pub holder: Option<Holder>,
+    /// For how long, in the record that a sidecar wrote: rounded up to seconds.
+    pub held_for: Option<Duration>,
     /// When the running term began, for people.
     pub since: Option<Timestamp>,
     /// How it came to what it says now, as far as it was watched. Filled in by [`View::follow`].
@@ -176,20 +178,21 @@ impl ViewOf<LeaseObject> for Lease {
             None if spec == LeaseSpec::default() => Author::Nobody,
             None => Author::Stranger,
         };
+        let holder = spec.holder_identity.filter(|holder| !holder.is_empty());
+        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let is_held = author == Author::Sidecar && holder.is_some();
         Some(Self {
             identity: Identity::of(metadata),
             owners: owners(metadata),
             deleting: metadata.deletion_timestamp.is_some(),
+            held_for: seconds.filter(|_| is_held).map(Duration::from_secs),
             author,
-            fresh: annotation(metadata, names::FRESH).is_some(),
+            fresh: annotation(metadata, names::FRESH).is_some_and(|of| metadata.uid == Some(of)),
             longest_lease: longest_lease(metadata),
             pod_deletion: annotation(metadata, names::POD_DELETION)
                 .and_then(|text| serde_json::from_str(&text).ok()),
             token: annotation(metadata, names::TOKEN),
-            holder: spec
-                .holder_identity
-                .filter(|holder| !holder.is_empty())
-                .map(|holder| Holder::parse(&holder)),
+            holder: holder.map(|holder| Holder::parse(&holder)),
             since: spec.acquire_time.map(|time| time.0),
             cause: None,
         })
@@ -383,12 +386,14 @@ mod tests {
 
     #[test]
     fn why_the_holder_changed_is_read_from_two_versions_in_a_row() {
-        let fresh = || lease(&json!({"conch.rs/fresh": "true"}), &json!({}));
+        let fresh = || lease(&json!({"conch.rs/fresh": "u"}), &json!({}));
+        let put_back = || lease(&json!({"conch.rs/fresh": "another"}), &json!({}));
         let unknown = || lease(&json!({}), &json!({}));
         let cleared = || lease(&json!({}), &json!({"holderIdentity": ""}));
         let cases = [
             ("first", vec![fresh(), held("a_1_x")], Some(TransitionCause::FirstLeader)),
             ("no fresh mark", vec![unknown(), held("a_1_x")], None),
+            ("the mark of another Lease", vec![put_back(), held("a_1_x")], None),
             ("released", vec![held("a_1_x"), released()], Some(TransitionCause::Released)),
             (
                 "taken after a release",

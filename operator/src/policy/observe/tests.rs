@@ -309,3 +309,44 @@ async fn an_empty_index_is_in_step_only_after_every_kind_was_listed() {
     watched.pods(vec![Event::Init, Event::InitDone]).await;
     assert!(!watched.index.lock().unwrap().is_synced());
 }
+
+#[tokio::test]
+async fn a_longer_lease_is_announced_to_the_pods_that_count_with_less_before_another_pod_has_it() {
+    let watched = Watched::new();
+    let copies = Copies(Arc::clone(&watched.index));
+    let is_announced = |seconds| copies.is_announced("shop", "payments", Duration::from_secs(seconds));
+    let stamped =
+        |milliseconds: &str| json!({"metadata": {"annotations": {names::LONGEST_LEASE: milliseconds}}});
+    let policy = |lease: &str| {
+        object::<DeserializeGuard<CoordinationPolicy>>(
+            "default",
+            "p",
+            &json!({"spec": {"timing": {"leaseDuration": lease}}}),
+        )
+    };
+    let annotated = object::<Deployment>(
+        "payments",
+        "d",
+        &json!({"metadata": {"annotations": {names::POLICY: "default"}}, "spec": {"selector": {}, "template": {}}}),
+    );
+    watched.deployments(vec![Event::Apply(annotated)]).await;
+    watched.policies(vec![Event::Apply(policy("60s"))]).await;
+    assert!(is_announced(60), "nobody counts with less");
+    let counts_with = |milliseconds: &str| {
+        let variable = json!({"name": "CONCH_LEASE_DURATION_MS", "value": milliseconds});
+        json!({"spec": {"initContainers": [{"name": "conch", "image": "image:1", "env": [variable]}]}})
+    };
+    watched.pods(vec![Event::Apply(pod("a", &counts_with("15000")))]).await;
+    assert!(!is_announced(60), "the Lease is not there");
+    watched.leases(vec![Event::Apply(lease("l", &stamped("15000")))]).await;
+    assert!(!is_announced(60));
+    assert!(is_announced(15));
+    watched.leases(vec![Event::Apply(lease("l", &stamped("60000")))]).await;
+    assert!(is_announced(60));
+    // What no policy of the election asks for, nobody will announce.
+    assert!(is_announced(61));
+    // New pods are told of the longest lease that may be in force, also while the Lease is not there.
+    watched.policies(vec![Event::Apply(policy("15s"))]).await;
+    watched.leases(vec![Event::Delete(lease("l", &stamped("60000")))]).await;
+    assert_eq!(copies.longest_lease("shop", "payments"), Some(Duration::from_mins(1)));
+}

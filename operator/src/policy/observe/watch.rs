@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, Resource,
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{WatchStreamExt, watcher, watcher::Event},
 };
@@ -113,7 +113,7 @@ where
     let api: Api<O> = Api::all(client.clone());
     let config = watcher::Config::default().page_size(PAGE_SIZE);
     let config = if labels.is_empty() { config } else { config.labels(labels) };
-    let stream = watcher(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear());
+    let stream = watcher(api, config).default_backoff();
     follow(O::kind(&()).into_owned(), stream, index, react, cache, on_change)
 }
 

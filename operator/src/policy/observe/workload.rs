@@ -1,7 +1,7 @@
 //! Workloads that ask for an election, and their pods.
 
 use super::view::{Identity, View, ViewOf, annotation, label};
-use crate::inject::Injected;
+use crate::inject::{self, Injected};
 use conch_crds::names::{self, sidecar_env};
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -24,7 +24,7 @@ pub enum WorkloadKind {
     DaemonSet,
 }
 
-/// A workload with the annotation [`names::POLICY`].
+/// A workload with the annotation [`names::POLICY`], or with the stamp that such a one left.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
     /// Which object.
@@ -35,9 +35,12 @@ pub struct Workload {
     pub created: Option<Timestamp>,
     /// Is it marked for deletion?
     pub deleting: bool,
-    /// The policy that it names.
+    /// The annotation was removed while the webhook was away: it asks for nothing any more, and its template is still
+    /// stamped.
+    pub left_over: bool,
+    /// The policy that it names, or that its stamp does.
     pub policy: String,
-    /// The election that it names, if it does.
+    /// The election that it names, if it does, or that its stamp does.
     pub election: Option<String>,
     /// What admission has stamped on its template.
     pub stamp: Stamp,
@@ -103,16 +106,24 @@ impl Workload {
         metadata: &ObjectMeta,
         template: impl FnOnce() -> Option<PodTemplateSpec>,
     ) -> Option<Self> {
-        let policy = annotation(metadata, names::POLICY).filter(|name| !name.is_empty())?;
-        let template = template()?;
+        let asked = annotation(metadata, names::POLICY).filter(|name| !name.is_empty());
+        let is_stamped = |template: &PodTemplateSpec| Stamp::of(template).policy.is_some();
+        let template = template().filter(|template| asked.is_some() || is_stamped(template))?;
+        let stamp = Stamp::of(&template);
+        let left_over = asked.is_none();
+        if left_over && !is_left_by_admission(metadata, &template) {
+            return None;
+        }
+        let election = if left_over { stamp.election.clone() } else { annotation(metadata, names::ELECTION) };
         Some(Self {
             identity: Identity::of(metadata),
             kind,
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             deleting: metadata.deletion_timestamp.is_some(),
-            policy,
-            election: annotation(metadata, names::ELECTION),
-            stamp: Stamp::of(&template),
+            left_over,
+            policy: asked.or_else(|| stamp.policy.clone())?,
+            election,
+            stamp,
             template,
         })
     }
@@ -127,7 +138,8 @@ impl Workload {
     /// Does its template say what its annotations say? Whether a sidecar is required is not compared: admission keeps the
     /// word with which pods were made until they are replaced for another reason.
     pub fn is_stamped(&self) -> bool {
-        self.stamp.policy.as_ref() == Some(&self.policy)
+        !self.left_over
+            && self.stamp.policy.as_ref() == Some(&self.policy)
             && self.stamp.election == self.election_name().ok()
             && self.stamp.injection.is_some()
     }
@@ -255,6 +267,13 @@ fn sidecar(pod: &PodObject) -> Option<Sidecar> {
     })
 }
 
+fn is_left_by_admission(metadata: &ObjectMeta, template: &PodTemplateSpec) -> bool {
+    let managers = metadata.managed_fields.iter().flatten().filter_map(|entry| entry.fields_v1.as_ref());
+    serde_json::to_value(template).is_ok_and(|template| {
+        inject::Stamp::is_left_by_admission(&template, managers.map(|fields| &fields.0))
+    })
+}
+
 fn environment<'c>(container: &'c Container, name: &str) -> Option<&'c str> {
     container.env.as_ref()?.iter().find(|variable| variable.name == name)?.value.as_deref()
 }
@@ -331,6 +350,26 @@ mod tests {
         )
         .unwrap();
         assert!(Workload::of(plain).is_none());
+    }
+
+    #[test]
+    fn a_stamp_without_annotation_is_left_over_unless_a_person_wrote_it() {
+        let view = |managers: Value| {
+            let labels =
+                json!({names::POLICY: "default", names::ELECTION_LABEL: "e", names::INJECTION: "Required"});
+            let object = json!({"metadata": {"name": "d", "managedFields": managers},
+                "spec": {"selector": {}, "template": {"metadata": {"labels": labels}}}});
+            Workload::of(serde_json::from_value::<Deployment>(object).unwrap())
+        };
+        let owns = |labels: Value| {
+            json!([{"manager": "kubectl", "operation": "Update", "fieldsType": "FieldsV1",
+            "fieldsV1": {"f:spec": {"f:template": {"f:metadata": {"f:labels": labels}}}}}])
+        };
+        let left_over = view(owns(json!({"f:app": {}}))).unwrap();
+        assert!(left_over.left_over && !left_over.is_stamped());
+        assert_eq!(left_over.elections(), ["e"]);
+        assert!(view(owns(json!({"f:conch.rs/policy": {}}))).is_none());
+        assert!(view(json!([])).is_none(), "nothing is known of who wrote it");
     }
 
     #[test]

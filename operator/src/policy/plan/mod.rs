@@ -9,6 +9,7 @@ mod status;
 mod tests;
 
 pub use notices::Notice;
+pub use objects::leases_in_use;
 pub use policies::plan_policy;
 
 use super::{
@@ -72,13 +73,13 @@ pub enum Write {
     },
     /// See [`Mark`].
     Mark(Mark),
-    /// A write without content that lets admission stamp the workload.
+    /// A write without content that lets admission stamp the workload, or take its stamp off.
     Touch {
         /// Of which kind.
         kind: WorkloadKind,
         /// Which one.
         workload: Identity,
-        /// What to tell people if it is stamped then.
+        /// What to tell people if admission did it.
         notice: Notice,
     },
     /// Writes an election's status.
@@ -133,8 +134,11 @@ pub fn plan(observed: &Observed) -> Plan {
         plan.next = Some(wait);
     }
     plan.create_default_policy(observed, &policies, &claims);
-    plan.writes.extend(objects::writes(observed, &policies, &claims));
+    plan.writes.extend(objects::writes(observed, &claims));
     plan.touch(observed, &claims);
+    if let Some(left) = observed.longest_lease.and_then(|longest| longest.left) {
+        plan.look_again(left);
+    }
     // Before there is an Election there is nowhere to remember what was said.
     if let Some(election) = &observed.election {
         let verdict = status::judge(observed, &policies, &claims);
@@ -168,13 +172,15 @@ impl Plan {
         self.writes.push(Write::CreatePolicy { policy, notice: workload.map(notices::policy_created) });
     }
 
-    /// Lets admission stamp what was annotated while the webhook was away. A touch changes nothing by itself, so nobody's
-    /// write is fought; what a webhook that is still away leaves unstamped is touched again later.
+    /// Lets admission stamp what was annotated while the webhook was away, and take the stamp off what lost its annotation
+    /// then. A touch changes nothing by itself, so nobody's write is fought; what a webhook that is still away leaves as it is
+    /// is touched again later.
     fn touch(&mut self, observed: &Observed, claims: &Claims<'_>) {
         if observed.injection_disabled {
             return;
         }
-        for workload in claims.unstamped() {
+        let left_over = observed.left_over.iter().filter(|workload| !workload.deleting);
+        for workload in claims.unstamped().chain(left_over) {
             let touches = observed.touched.get(&workload.identity.uid);
             let times = touches.map_or(0, |touches| touches.times);
             let left =
@@ -184,7 +190,7 @@ impl Plan {
                 self.writes.push(Write::Touch {
                     kind,
                     workload: identity,
-                    notice: notices::stamped(workload),
+                    notice: notices::touched(workload),
                 });
             }
             self.look_again(if left.is_zero() { touch_retry(times + 1) } else { left });

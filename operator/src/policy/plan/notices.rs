@@ -71,8 +71,17 @@ pub(super) fn policy_created(workload: &Workload) -> Notice {
     notice(EventReason::PolicyCreated, workload, note)
 }
 
-/// A workload got its stamp late.
-pub(super) fn stamped(workload: &Workload) -> Notice {
+/// Admission put the stamp late, or took it off late.
+pub(super) fn touched(workload: &Workload) -> Notice {
+    if workload.left_over {
+        let note = format!(
+            "the stamp of policy \"{}\" was taken off the pod template, as the annotation {} had been before; its pods are \
+             replaced by ones without a sidecar",
+            workload.policy,
+            names::POLICY
+        );
+        return notice(EventReason::StampRemoved, workload, note);
+    }
     let note = format!(
         "the pod template was stamped with policy \"{}\"; its pods are replaced by ones with a sidecar",
         workload.policy

@@ -33,8 +33,8 @@ const VERBS: [&str; 4] = ["get", "update", "watch", "create"];
 ///
 /// While no workload asks for the election any more but pods of it live on, nothing is made, and what is there is kept for
 /// them.
-pub(super) fn writes(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>) -> Vec<Write> {
-    let wanted = Wanted::of(observed, policies, claims);
+pub(super) fn writes(observed: &Observed, claims: &Claims<'_>) -> Vec<Write> {
+    let wanted = Wanted::of(observed, claims);
     let mut writes = Vec::new();
     let mut consider = |kind: ObjectKind, write: Option<Write>| {
         let creates = matches!(write, Some(Write::Create(_)));
@@ -56,6 +56,20 @@ pub(super) fn writes(observed: &Observed, policies: &Policies<'_>, claims: &Clai
 fn mark(observed: &Observed) -> Option<Write> {
     let lease = observed.lease.as_ref()?;
     observed.pods.iter().find_map(|pod| Mark::decide(lease, pod)).map(Write::Mark)
+}
+
+/// The leases by which pods lead or will lead: of the policies of those that take part, of living pods, of the leader.
+pub fn leases_in_use(observed: &Observed) -> BTreeSet<Duration> {
+    let policies = Policies::of(observed);
+    let claims = Claims::of(observed, &policies);
+    let of_policies = claims.members.iter().filter_map(|claim| policies.lease(&claim.policy));
+    let of_pods = observed.pods.iter().filter_map(|pod| pod.sidecar.as_ref()?.lease);
+    let mut leases: BTreeSet<Duration> = of_policies.chain(of_pods).collect();
+    // The record says it in whole seconds, rounded up: it counts where it says more than all others.
+    let held = observed.lease.as_ref().and_then(|lease| lease.held_for);
+    let others = leases.last().map_or(0, |longest| longest.as_millis().div_ceil(1_000));
+    leases.extend(held.filter(|held| u128::from(held.as_secs()) > others));
+    leases
 }
 
 /// How long somebody may still believe to lead an election that is abandoned. Nothing is known of the leases that were in
@@ -102,10 +116,8 @@ struct Wanted<'o> {
 }
 
 impl<'o> Wanted<'o> {
-    fn of(observed: &'o Observed, policies: &Policies<'_>, claims: &Claims<'_>) -> Self {
+    fn of(observed: &'o Observed, claims: &Claims<'_>) -> Self {
         let pods = || observed.pods.iter().filter(|pod| claims.includes(pod));
-        let of_policies = claims.members.iter().filter_map(|claim| policies.lease(&claim.policy));
-        let of_pods = observed.pods.iter().filter_map(|pod| pod.sidecar.as_ref()?.lease);
         let of_templates = claims.members.iter().map(|claim| claim.service_account());
         Self {
             namespace: &observed.key.namespace,
@@ -113,7 +125,7 @@ impl<'o> Wanted<'o> {
             object_name: names::object_name(&observed.key.name),
             is_asked_for: !claims.members.is_empty(),
             owners: claims.members.iter().map(|claim| owner(claim)).collect(),
-            longest_lease: of_policies.chain(of_pods).max().map(|longest| longest.min(LEASE_MAX)),
+            longest_lease: observed.longest_lease.map(|longest| longest.lease),
             service_accounts: of_templates.chain(pods().map(|pod| pod.service_account.clone())).collect(),
         }
     }
@@ -131,7 +143,7 @@ impl<'o> Wanted<'o> {
             annotations.insert(names::LONGEST_LEASE.to_owned(), json!(longest.as_millis().to_string()));
         }
         if observed.never_led && self.is_asked_for && !lease.fresh {
-            annotations.insert(names::FRESH.to_owned(), json!("true"));
+            annotations.insert(names::FRESH.to_owned(), json!(lease.identity.uid));
             // Nobody may have written anything since this was seen to be certain.
             metadata.insert("resourceVersion".to_owned(), json!(observed.lease_version));
         }
@@ -213,11 +225,10 @@ impl<'o> Wanted<'o> {
         (!as_it_should).then(|| Write::Apply { object: object(), uid: binding.identity.uid.clone() })
     }
 
-    /// It has no owner, so that no garbage collector removes it: see [`crate::policy::observe::memory`]. For the same reason
-    /// the longest lease that is remembered here never falls.
+    /// It has no owner, so that no garbage collector removes it: see [`crate::policy::observe::memory`]. It repeats the longest
+    /// lease for the time when the Lease is gone.
     fn election(&self, present: Option<&Election>) -> Option<Write> {
-        let remembered = present.and_then(|election| election.longest_lease);
-        let longest = remembered.max(self.longest_lease);
+        let longest = self.longest_lease.or(present.and_then(|election| election.longest_lease));
         let mut object = ElectionObject::new(self.election, ElectionSpec {});
         object.metadata = ObjectMeta {
             name: Some(self.election.to_owned()),

@@ -181,11 +181,14 @@ fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, m
     let finding =
         |status, reason, message| Finding { type_: ConditionType::Injected, status, reason, message };
     if observed.injection_disabled {
-        let message = format!(
-            "Namespace {} is labelled {}=disabled: take the label off.",
-            observed.key.namespace,
-            names::INJECTION
-        );
+        let namespace = observed.key.namespace.as_str();
+        let message = if names::SYSTEM_NAMESPACES.contains(&namespace) {
+            format!(
+                "Nothing is injected in namespace {namespace}, which belongs to the cluster itself: run the workload in another one."
+            )
+        } else {
+            format!("Namespace {namespace} is labelled {}=disabled: take the label off.", names::INJECTION)
+        };
         return finding(ConditionStatus::False, Reason::InjectionDisabled, message);
     }
     let refusal = claims.members.iter().find_map(|member| template_refusal(observed, policies, member));

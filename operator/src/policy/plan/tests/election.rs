@@ -4,7 +4,7 @@ use super::{
     super::{Object, RETRY, Write},
     world::{World, deployment, pod, policy, stateful_set},
 };
-use crate::policy::observe::{ObjectKind, Touches};
+use crate::policy::observe::{ObjectKind, Touches, longest::Leases};
 use conch_crds::names;
 use kube::ResourceExt;
 use serde_json::json;
@@ -78,7 +78,8 @@ fn a_lease_is_called_fresh_only_when_that_is_certain_and_at_the_version_that_was
     assert_eq!(patch["metadata"]["resourceVersion"], "7");
     assert!(patch["metadata"]["uid"].is_string());
     world.settle();
-    assert_eq!(world.lease.as_ref().unwrap().annotations()[names::FRESH], "true");
+    let lease = world.lease.as_ref().unwrap();
+    assert_eq!(lease.annotations()[names::FRESH], lease.uid().unwrap(), "no backup brings the mark back");
 }
 
 #[test]
@@ -91,14 +92,69 @@ fn the_longest_lease_of_policy_and_living_pods_stands_on_the_lease() {
     world.pods = vec![pod("a", &lease("60000")), pod("b", &lease("15000"))];
     world.settle();
     assert_eq!(longest(&world), "60000");
+    let remembered =
+        |world: &World| world.election.as_ref().unwrap().annotations()[names::LONGEST_LEASE].clone();
+    // The pod is gone; its program may be cut off, and lead on.
     world.pods.remove(0);
     world.settle();
-    assert_eq!(longest(&world), "15000");
-    // An Election remembers the longest one that ever was, for the time when nothing else is left.
-    assert_eq!(world.election.as_ref().unwrap().annotations()[names::LONGEST_LEASE], "60000");
+    assert_eq!((longest(&world), remembered(&world)), ("60000".to_owned(), "60000".to_owned()));
+    let left = world.plan().next.unwrap();
+    assert!(left >= Duration::from_mins(1), "{left:?}");
+    world.instant += left;
+    world.settle();
+    assert_eq!((longest(&world), remembered(&world)), ("15000".to_owned(), "15000".to_owned()));
     world.pods = vec![pod("c", &lease("99999999"))];
     world.settle();
     assert_eq!(longest(&world), "3600000");
+}
+
+#[test]
+fn a_workload_that_is_made_again_with_a_shorter_lease_still_waits_the_longer_one() {
+    let timing = |lease: &str| {
+        policy(&json!({"metadata": {"name": "default"}, "spec": {"timing": {"leaseDuration": lease}}}))
+    };
+    let mut world = World::new(vec![deployment("payments", &json!({}))]);
+    world.policies.insert("default".to_owned(), timing("60s"));
+    world.settle();
+    assert_eq!(longest(&world), "60000");
+    // With the workload, the garbage collector removes everything but the Election. The operator saw none of it.
+    world.policies.insert("default".to_owned(), timing("15s"));
+    world.claims = vec![deployment("payments", &json!({"metadata": {"uid": "another"}}))];
+    (world.lease, world.role, world.binding) = (None, None, None);
+    for starts_anew in [false, true] {
+        if starts_anew {
+            (world.leases, world.lease) = (Leases::default(), None);
+        }
+        world.settle();
+        assert_eq!(longest(&world), "60000", "starts anew: {starts_anew}");
+    }
+    world.instant += Duration::from_secs(60);
+    world.settle();
+    assert_eq!(longest(&world), "60000");
+    world.instant += Duration::from_secs(8);
+    world.settle();
+    assert_eq!(longest(&world), "15000");
+}
+
+#[test]
+fn the_lease_of_a_leader_whose_pod_is_gone_counts_while_its_record_stands() {
+    let mut world = World::settled();
+    world.hold("a_uid-of-a_n", None);
+    world.patch_lease(&json!({"spec": {"leaseDurationSeconds": 60}}));
+    world.settle();
+    world.instant += Duration::from_hours(1);
+    world.settle();
+    assert_eq!(longest(&world), "60000");
+    world.release();
+    world.settle();
+    world.instant += Duration::from_secs(68);
+    world.settle();
+    assert_eq!(longest(&world), "15000");
+    // Rounded up to seconds, a record says no more than the policy.
+    world.hold("b_uid-of-b_n", None);
+    world.patch_lease(&json!({"spec": {"leaseDurationSeconds": 15}}));
+    world.settle();
+    assert_eq!(longest(&world), "15000");
 }
 
 #[test]
@@ -249,6 +305,20 @@ fn a_workload_without_stamp_is_touched_now_and_then_and_never_fought_over() {
 }
 
 #[test]
+fn a_stamp_that_is_left_over_is_touched_and_asks_for_nothing() {
+    let mut left_over = deployment("payments", &json!({}));
+    left_over.left_over = true;
+    let mut world = World::new(Vec::new());
+    world.left_over = vec![left_over];
+    let plan = world.plan();
+    let [Write::Touch { notice, .. }] = plan.writes.as_slice() else { panic!("{plan:?}") };
+    assert_eq!(notice.reason.to_string(), "StampRemoved");
+    assert_eq!(plan.next, Some(Duration::from_secs(1)));
+    world.injection_disabled = true;
+    assert!(world.plan().writes.is_empty());
+}
+
+#[test]
 fn nothing_is_made_for_pods_alone_and_nothing_taken_from_them() {
     let mut world = World::new(Vec::new());
     world.pods = vec![pod("orphan", &json!({}))];
@@ -291,6 +361,7 @@ fn nothing_is_known_of_leases_then_the_longest_possible_one_is_waited_for() {
     world.claims.clear();
     world.lease = None;
     world.election.as_mut().unwrap().metadata.annotations = None;
+    world.leases = Leases::default();
     world.abandoned_for = Some(Duration::from_mins(59));
     world.settle();
     assert_eq!(world.plan().next, Some(Duration::from_mins(1)));

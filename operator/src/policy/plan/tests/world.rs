@@ -1,12 +1,13 @@
 //! A namespace in memory: what is planned is done, and observed again.
 
-use super::super::{Object, Plan, Write, plan};
+use super::super::{Object, Plan, Write, leases_in_use, plan};
 use crate::{
     inject::{PullPolicy, SidecarImage},
     policy::{
         ElectionKey,
         observe::{
             ObjectKind, Observed, Touches,
+            longest::Leases,
             objects::{Election, Lease, Policy, Role, RoleBinding},
             view::ViewOf,
             workload::{Pod, Workload},
@@ -25,7 +26,7 @@ use kube::{ResourceExt, core::DeserializeGuard};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub(super) const IMAGE: &str = "registry.example/conch-sidecar:2";
@@ -34,6 +35,7 @@ pub(super) const IMAGE: &str = "registry.example/conch-sidecar:2";
 pub(super) struct World {
     pub(super) now: i64,
     pub(super) claims: Vec<Workload>,
+    pub(super) left_over: Vec<Workload>,
     pub(super) policies: BTreeMap<String, Policy>,
     pub(super) pods: Vec<Pod>,
     pub(super) lease: Option<LeaseObject>,
@@ -47,6 +49,9 @@ pub(super) struct World {
     pub(super) touched: BTreeMap<String, Touches>,
     /// The Lease as it was observed last.
     seen: Option<Lease>,
+    pub(super) leases: Leases,
+    /// By the clock of the operator.
+    pub(super) instant: Instant,
     uids: u32,
 }
 
@@ -56,6 +61,7 @@ impl World {
         Self {
             now: 1_000,
             claims,
+            left_over: Vec::new(),
             policies: BTreeMap::new(),
             pods: Vec::new(),
             lease: None,
@@ -68,6 +74,8 @@ impl World {
             abandoned_for: None,
             touched: BTreeMap::new(),
             seen: None,
+            leases: Leases::default(),
+            instant: Instant::now(),
             uids: 0,
         }
     }
@@ -83,11 +91,12 @@ impl World {
         let lease = self.lease.clone().and_then(Lease::of);
         let lease = lease.map(|lease| crate::policy::observe::view::View::follow(lease, self.seen.as_ref()));
         self.seen.clone_from(&lease);
-        Observed {
+        let mut observed = Observed {
             key: ElectionKey::new("shop", "payments"),
             now: Timestamp::from_second(self.now).unwrap(),
             sidecar_image: SidecarImage { reference: IMAGE.to_owned(), pull_policy: PullPolicy::Always },
             claims: self.claims.clone(),
+            left_over: self.left_over.clone(),
             policies: self.policies.clone(),
             pods: self.pods.clone(),
             election_version: None,
@@ -99,9 +108,18 @@ impl World {
             injection_disabled: self.injection_disabled,
             never_led: self.never_led,
             foreign: self.foreign.clone(),
+            longest_lease: None,
             abandoned_for: self.abandoned_for,
             touched: self.touched.clone(),
-        }
+        };
+        let written = [
+            observed.lease.as_ref().and_then(|lease| lease.longest_lease),
+            observed.election.as_ref().and_then(|election| election.longest_lease),
+        ];
+        let (key, in_use) = (&observed.key, leases_in_use(&observed));
+        observed.longest_lease =
+            self.leases.follow(key, &in_use, written.into_iter().flatten(), self.instant);
+        observed
     }
 
     pub(super) fn plan(&mut self) -> Plan {
