@@ -32,6 +32,9 @@ pub(crate) enum Action {
         /// How many worker nodes to start
         #[arg(long, default_value_t = 2)]
         nodes: usize,
+        /// Let etcd wait until each write is on the disk, as in production
+        #[arg(long)]
+        fsync: bool,
     },
     /// End the cluster and remove all that it left
     Down,

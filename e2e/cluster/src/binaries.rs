@@ -166,6 +166,24 @@ impl Binaries {
     }
 }
 
+/// Builds a Go program that is no part of a cluster, in the same way: from a whole module, kept under the hash of its
+/// files. `name` is the last part of the module's path; the result is the program's path.
+pub fn build_go_program(
+    name: &'static str,
+    files: &'static [(&'static str, &'static str)],
+) -> Result<PathBuf> {
+    let build = &["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", "out/", "."];
+    let source = Source { name, files, build, aliases: ("", &[]), takes: "a minute the first time" };
+    let cache = cache_directory()?;
+    fs::create_dir_all(&cache).at("create", &cache)?;
+    let lock = File::open(&cache).at("open", &cache)?;
+    lock.lock().at("lock", &cache)?;
+    if !folder(&cache, &source).is_dir() {
+        check_go(files)?;
+    }
+    Ok(ensure_source(&cache, &source, &Progress::start())?.join(name))
+}
+
 /// `$XDG_CACHE_HOME/conch`, or `~/.cache/conch`.
 pub fn cache_directory() -> Result<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

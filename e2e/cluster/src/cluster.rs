@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::cgroup::Cgroups;
 use crate::command::{command, output};
-use crate::description::{Description, read_json};
+use crate::description::{Description, Fsync, read_json};
 use crate::error::{Context, Error, Result};
 use crate::images;
 use crate::kubectl;
@@ -80,7 +80,13 @@ pub struct Cluster {
 impl Cluster {
     /// Brings a cluster up, or finds that it is, and waits until its nodes are Ready and its DNS answers.
     pub fn up(options: &Options) -> Result<Self> {
-        lifecycle::up(&Layout::named(&options.name)?, options.nodes)?;
+        lifecycle::up(&Layout::named(&options.name)?, options.nodes, Fsync::Off)?;
+        Self::open(&options.name)
+    }
+
+    /// The same with an etcd that waits until each write is on the disk, as users have it.
+    pub fn up_with_fsync(options: &Options) -> Result<Self> {
+        lifecycle::up(&Layout::named(&options.name)?, options.nodes, Fsync::On)?;
         Self::open(&options.name)
     }
 

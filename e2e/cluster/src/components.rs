@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::description::Description;
+use crate::description::{Description, Fsync};
 use crate::error::Result;
 use crate::keeper::Daemon;
 use crate::layout::{API_PORT, CONTROL_ADDRESS, Layout, POD_NETWORK, SERVICE_NETWORK, node_name};
@@ -32,7 +32,7 @@ pub(crate) fn control_plane(layout: &Layout, description: &Description) -> Resul
         })
     };
     Ok(vec![
-        daemon("etcd", "etcd", etcd(layout))?,
+        daemon("etcd", "etcd", etcd(layout, description.fsync))?,
         daemon("kube-apiserver", "kube-apiserver", api_server(layout))?,
         daemon("kube-controller-manager", "kube-controller-manager", controller_manager(layout))?,
         daemon("kube-scheduler", "kube-scheduler", scheduler(layout))?,
@@ -41,18 +41,18 @@ pub(crate) fn control_plane(layout: &Layout, description: &Description) -> Resul
     ])
 }
 
-fn etcd(layout: &Layout) -> Vec<OsString> {
+fn etcd(layout: &Layout, fsync: Fsync) -> Vec<OsString> {
     let mut arguments = plain(&[
         "--listen-client-urls=http://127.0.0.1:2379",
         "--advertise-client-urls=http://127.0.0.1:2379",
         "--listen-peer-urls=http://127.0.0.1:2380",
         "--initial-advertise-peer-urls=http://127.0.0.1:2380",
         "--initial-cluster=default=http://127.0.0.1:2380",
-        // A killed process loses nothing without fsync, only a machine's power cut would; disks of test
-        // machines are slow and shared.
-        "--unsafe-no-fsync",
         "--log-level=warn",
     ]);
+    if fsync == Fsync::Off {
+        arguments.push("--unsafe-no-fsync".into());
+    }
     arguments.push(with_path("--data-dir", &layout.etcd()));
     arguments
 }
@@ -145,6 +145,13 @@ mod tests {
     #[test]
     fn paths_are_joined_to_their_options() {
         assert_eq!(with_path("--kubeconfig", Path::new("/a b/c")), OsString::from("--kubeconfig=/a b/c"));
+    }
+
+    #[test]
+    fn etcd_waits_for_the_disk_only_where_it_was_asked_to() {
+        let layout = Layout::under(Path::new("/state"), "c").unwrap();
+        let skips = |fsync| etcd(&layout, fsync).contains(&OsString::from("--unsafe-no-fsync"));
+        assert_eq!([skips(Fsync::Off), skips(Fsync::On)], [true, false]);
     }
 
     #[test]

@@ -18,6 +18,20 @@ pub(crate) struct Description {
     pub(crate) cgroup: String,
     pub(crate) plugins: PathBuf,
     pub(crate) binaries: Binaries,
+    /// Whether etcd waits for the disk. A cluster that an older version brought up does not say.
+    #[serde(default)]
+    pub(crate) fsync: Fsync,
+}
+
+/// Whether etcd waits until each write is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) enum Fsync {
+    /// Tests do not need it: a killed process loses nothing, only a machine's power cut would, and disks of test machines
+    /// are slow and shared.
+    #[default]
+    Off,
+    /// As users have it.
+    On,
 }
 
 impl Description {

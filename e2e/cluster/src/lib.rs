@@ -40,7 +40,7 @@ mod processes;
 mod progress;
 mod relay;
 
-pub use binaries::{Binaries, cache_directory};
+pub use binaries::{Binaries, build_go_program, cache_directory};
 pub use cluster::{Cluster, Component, Listed, Options};
 pub use error::{Error, Result};
 pub use layout::node_name;

@@ -18,7 +18,7 @@ use crate::binaries::Binaries;
 use crate::certificates;
 use crate::cgroup::Cgroups;
 use crate::command::{command, search_path};
-use crate::description::{Description, read_json, write_json};
+use crate::description::{Description, Fsync, read_json, write_json};
 use crate::error::{Context, Error, Result};
 use crate::forward;
 use crate::kubeconfig;
@@ -57,7 +57,7 @@ fn holder_lives(holder: &Holder) -> bool {
 }
 
 /// Brings a cluster up, unless it is.
-pub(crate) fn up(layout: &Layout, nodes: usize) -> Result<()> {
+pub(crate) fn up(layout: &Layout, nodes: usize, fsync: Fsync) -> Result<()> {
     if !(1..=MOST_NODES).contains(&nodes) {
         return Err(Error::Invalid(format!("a cluster has 1 to {MOST_NODES} nodes, not {nodes}")));
     }
@@ -66,7 +66,7 @@ pub(crate) fn up(layout: &Layout, nodes: usize) -> Result<()> {
     let _lock = lock(layout)?;
     // The holder outlives a killed supervisor for as long as the kernel takes to end the rest.
     if is_running(layout) && ask(&layout.socket(), &Request::Status).is_ok() {
-        return check_running(layout, nodes, &progress);
+        return check_running(layout, nodes, fsync, &progress);
     }
     if layout.description().exists() {
         progress.say(&format!("cluster {} did not end cleanly: clearing what it left", layout.name()));
@@ -81,6 +81,7 @@ pub(crate) fn up(layout: &Layout, nodes: usize) -> Result<()> {
         cgroup: cgroup(layout),
         plugins: prerequisites::plugin_directory()?,
         binaries,
+        fsync,
     };
     write_files(layout, &description)?;
     progress.say("files written; starting etcd, the control plane and the nodes");
@@ -94,8 +95,14 @@ pub(crate) fn up(layout: &Layout, nodes: usize) -> Result<()> {
     Ok(())
 }
 
-fn check_running(layout: &Layout, nodes: usize, progress: &Progress) -> Result<()> {
+fn check_running(layout: &Layout, nodes: usize, fsync: Fsync, progress: &Progress) -> Result<()> {
     let description: Description = read_json(&layout.description())?;
+    if fsync == Fsync::On && description.fsync == Fsync::Off {
+        return Err(Error::Invalid(format!(
+            "cluster {0} is up and its etcd does not wait for the disk; `conch-cluster --name {0} down` ends it",
+            layout.name()
+        )));
+    }
     if description.nodes != nodes {
         return Err(Error::Invalid(format!(
             "cluster {0} is up with {1} nodes; `conch-cluster --name {0} down` ends it",

@@ -23,7 +23,8 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let name = arguments.name;
     match arguments.action {
-        Action::Up { nodes } => Cluster::up(&Options { name, nodes }).map(drop),
+        Action::Up { nodes, fsync: false } => Cluster::up(&Options { name, nodes }).map(drop),
+        Action::Up { nodes, fsync: true } => Cluster::up_with_fsync(&Options { name, nodes }).map(drop),
         Action::Down => down(&name),
         Action::List => list(),
         Action::Run { program } => run_program(&Cluster::open(&name)?, &program),
