@@ -18,7 +18,8 @@ use crate::error::{Context, Error, Result};
 use crate::forward;
 use crate::keeper::{Daemon, Keeper};
 use crate::layout::{
-    API_PORT, BRIDGE, CONTROL_ADDRESS, Layout, link_name, node_address, node_name, pod_network,
+    API_PORT, BRIDGE, CONTROL_ADDRESS, Layout, hardware_address, link_name, node_address, node_name,
+    pod_network,
 };
 use crate::messages::{Answer, Deed, Request, receive, send};
 
@@ -87,7 +88,7 @@ impl Supervisor {
     fn make_network(&self) -> Result<()> {
         let ip = |line: &str| self.keeper.run("ip", &line.split(' ').collect::<Vec<_>>()).map(drop);
         ip("link set lo up")?;
-        ip(&format!("link add {BRIDGE} type bridge"))?;
+        ip(&format!("link add {BRIDGE} address {} type bridge", hardware_address(CONTROL_ADDRESS)))?;
         ip(&format!("addr add {CONTROL_ADDRESS}/24 dev {BRIDGE}"))?;
         ip(&format!("link set {BRIDGE} up"))?;
         // Service addresses need a route before kube-proxy's rules turn them into pods' addresses.
@@ -216,8 +217,10 @@ impl Supervisor {
         // The kernel removes a dead node's link a little later than its processes.
         let _ = self.keeper.run("ip", &["link", "del", &link]);
         let pid = pid.to_string();
-        self.keeper
-            .run("ip", &["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
+        let address = hardware_address(&node_address(number));
+        let mut cable = vec!["link", "add", &link, "type", "veth", "peer", "name", "eth0"];
+        cable.extend(["address", &address, "netns", &pid]);
+        self.keeper.run("ip", &cable)?;
         self.keeper.run("ip", &["link", "set", &link, "master", BRIDGE])?;
         if !self.cut().contains(&number) {
             self.keeper.run("ip", &["link", "set", &link, "up"])?;

@@ -40,6 +40,16 @@ pub(crate) fn node_address(number: usize) -> String {
     format!("10.88.0.{}", number + 10)
 }
 
+/// The hardware address that belongs to an address on the bridge, as a machine's stays with it when its power is cut. Without
+/// one of its own, a bridge takes the lowest of its ports' and changes it with them: the others would go on sending to the
+/// one that they know, for half a minute.
+pub(crate) fn hardware_address(address: &str) -> String {
+    let octets =
+        address.split('.').map(|octet| format!("{:02x}", octet.parse::<u8>().expect("an IPv4 address")));
+    // The bit 02: locally administered (IEEE 802).
+    std::iter::once("02:00".to_owned()).chain(octets).collect::<Vec<_>>().join(":")
+}
+
 /// The network of the pods of node `number`.
 pub(crate) fn pod_network(number: usize) -> String {
     format!("10.89.{number}.0/24")

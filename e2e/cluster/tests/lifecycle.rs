@@ -132,6 +132,7 @@ fn a_cluster_lives_breaks_and_leaves_nothing() {
     a_cut_node_is_unreachable_until_healed(&cluster);
     a_frozen_node_stands_still_until_thawed(&cluster);
     a_killed_node_comes_back(&cluster);
+    the_death_of_a_node_leaves_the_others_connected(&cluster);
     the_control_plane_stops_and_dies(&cluster);
     let second = another_lives_beside_it(&cluster);
     it_comes_up_after_an_unclean_end(&cluster, &options);
@@ -215,6 +216,28 @@ fn a_frozen_node_stands_still_until_thawed(cluster: &Cluster) {
     cluster.thaw_node(2).unwrap();
     eventually("a thawed pod goes on", || !Path::new(&format!("/proc/{pod}")).exists());
     eventually("a thawed node is reached", || reaches(cluster, 2));
+}
+
+/// Whether a pod on a node can open a connection to the API server, past all Services.
+fn pod_reaches_api(cluster: &Cluster, node: usize) -> bool {
+    let pid = processes(cluster, node)[0].to_string();
+    let attempt = ["--target", &pid, "--net", "timeout", "3", "bash", "-c", "</dev/tcp/10.88.0.1/6443"];
+    Command::new("nsenter").args(attempt).status().unwrap().success()
+}
+
+/// Both in turn, because of two nodes only one has the lower hardware address.
+fn the_death_of_a_node_leaves_the_others_connected(cluster: &Cluster) {
+    for (dies, stays) in [(1, 2), (2, 1)] {
+        assert!(pod_reaches_api(cluster, stays), "node {stays} before");
+        cluster.kill_node(dies).unwrap();
+        // The kernel takes a dead node's link off the bridge a little later.
+        for _ in 0..4 {
+            assert!(pod_reaches_api(cluster, stays), "node {stays} lost the API server with node {dies}");
+            thread::sleep(Duration::from_millis(500));
+        }
+        cluster.restart_node(dies).unwrap();
+        eventually("the pod of a restarted node runs", || !processes(cluster, dies).is_empty());
+    }
 }
 
 fn a_killed_node_comes_back(cluster: &Cluster) {
