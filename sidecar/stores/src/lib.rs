@@ -38,8 +38,9 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the register, past every cache. `None`: there is none.
     fn read(&self) -> impl Future<Output = Result<Option<Stored>, Failure>> + Send;
 
-    /// Writes the record if the register is at `expected` (`None`: if there is none). Dropping the future gives the request
-    /// up; it may still take effect.
+    /// Writes the record if the register is at `expected`. `None`: creates it if there is none; then the record claims nothing
+    /// ([`conch_election::Claim::Vacant`]), and any other is refused as invalid. Dropping the future gives the request up; it
+    /// may still take effect.
     fn write(
         &self,
         record: &Record,

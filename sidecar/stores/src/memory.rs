@@ -4,7 +4,8 @@
 
 use crate::{Fencing, Store};
 use conch_election::{
-    Content, Failure, FailureKind, Fence, Incarnation, Record, Stored, Token, Version, WriteError, Written,
+    Claim, Content, Failure, FailureKind, Fence, Incarnation, Record, Stored, Token, Version, WriteError,
+    Written,
 };
 use futures::{
     StreamExt,
@@ -160,6 +161,9 @@ impl Store for MemoryStore {
         _token: Option<Token>,
     ) -> Result<Written, WriteError> {
         self.arrive().await.map_err(WriteError::Failed)?;
+        if expected.is_none() && record.claim != Claim::Vacant {
+            return Err(WriteError::Failed(INVALID));
+        }
         let mut result = Err(WriteError::Conflict);
         self.register.send_if_modified(|register| {
             if register.object.as_ref().map(Object::version).as_ref() != expected {
@@ -188,6 +192,7 @@ impl Store for MemoryStore {
     }
 }
 
+const INVALID: Failure = Failure { kind: FailureKind::Invalid, retry_after: None };
 const REFUSED: Failure = Failure { kind: FailureKind::Unavailable, retry_after: None };
 
 struct Changes {

@@ -72,12 +72,15 @@ impl Election {
 
     fn create(&self) {
         let namespace = json!({ "metadata": { "name": self.namespace } });
-        let lease = json!({ "metadata": { "name": "conch-e", "annotations": { "conch.rs/fresh": "true" } } });
+        let lease = json!({ "metadata": { "name": "conch-e" } });
         self.runtime.block_on(async {
             let namespaces = Api::<Namespace>::all(self.client.clone());
             let parameters = PostParams::default();
             namespaces.create(&parameters, &serde_json::from_value(namespace).unwrap()).await.unwrap();
-            self.leases().create(&parameters, &serde_json::from_value(lease).unwrap()).await.unwrap();
+            let leases = self.leases();
+            let lease = leases.create(&parameters, &serde_json::from_value(lease).unwrap()).await.unwrap();
+            let fresh = json!({ "metadata": { "annotations": { "conch.rs/fresh": lease.metadata.uid } } });
+            leases.patch("conch-e", &PatchParams::default(), &Patch::Merge(fresh)).await.unwrap();
         });
     }
 

@@ -1,5 +1,6 @@
 //! How a [`Record`] stands in a Lease: the fields that every tool knows, and one annotation that says the same again,
-//! with what the fields cannot hold. A Lease is believed only where both agree.
+//! with what the fields cannot hold. A Lease is believed only where both agree, and where the annotation names the Lease's
+//! own uid: what a backup tool puts back, in a new object, says nothing.
 
 use conch_crds::{PodDeletion, names};
 use conch_election::{
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The form of the annotation. Another number means that it cannot be understood.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 /// What `leaseDurationSeconds` says where nobody holds the Lease: the least that the API server accepts, as in client-go.
 const FREE_LEASE_SECONDS: u64 = 1;
 /// A resourceVersion that no object ever has, because etcd's first revision is its own: a PUT with it can only create.
@@ -25,6 +26,9 @@ pub(super) enum Unwritable {
     /// The record holds what the decoding would not believe.
     #[error("the record has no form in a Lease")]
     Record,
+    /// A Lease that the API server never sent: it has no uid.
+    #[error("the Lease has no uid")]
+    NoUid,
     /// `strategy` or `preferredHolder` is set: the control plane elects a holder for this Lease by itself.
     #[error("the Lease is managed by Coordinated Leader Election")]
     Coordinated,
@@ -35,6 +39,9 @@ pub(super) enum Unwritable {
 #[serde(rename_all = "camelCase")]
 struct Note {
     form: u32,
+    /// Of the Lease that it was written to. Who creates one does not know it, and claims nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_uid: Option<String>,
     write: String,
     transitions: u32,
     claim: NotedClaim,
@@ -109,6 +116,9 @@ pub(super) fn replacement(
     if is_coordinated(&base.data["spec"]) {
         return Err(Unwritable::Coordinated);
     }
+    if uid(base).is_none() {
+        return Err(Unwritable::NoUid);
+    }
     let mut object = base.clone();
     object.metadata.managed_fields = None;
     write_annotations(&mut object, record, token)?;
@@ -116,8 +126,9 @@ pub(super) fn replacement(
     Ok(object)
 }
 
-/// The body of the PUT that creates the Lease and cannot touch an existing one. What the operator had put on the Lease
-/// that was `last` seen under this name is put back, so that it keeps its owner and its protection.
+/// The body of the PUT that creates the Lease and cannot touch an existing one; the record can only be [`Claim::Vacant`].
+/// What the operator had put on the Lease that was `last` seen under this name is put back, so that it keeps its owner and
+/// its protection. The label is there in any case: by it the operator sees every Lease that a sidecar ever made.
 pub(super) fn creation(
     namespace: &str,
     name: &str,
@@ -126,8 +137,13 @@ pub(super) fn creation(
     token: Option<Token>,
     now: Timestamp,
 ) -> Result<DynamicObject, Unwritable> {
+    if record.claim != Claim::Vacant {
+        return Err(Unwritable::Record);
+    }
     let longest = last.and_then(|object| annotation(object, names::LONGEST_LEASE));
     let last = last.map(|object| object.metadata.clone()).unwrap_or_default();
+    let mut labels = last.labels.unwrap_or_default();
+    labels.insert(names::MANAGED.to_owned(), names::MANAGED_VALUE.to_owned());
     let mut object = DynamicObject {
         types: Some(kube::api::TypeMeta {
             api_version: "coordination.k8s.io/v1".to_owned(),
@@ -137,7 +153,7 @@ pub(super) fn creation(
             name: Some(name.to_owned()),
             namespace: Some(namespace.to_owned()),
             resource_version: Some(NEVER_A_VERSION.to_owned()),
-            labels: last.labels,
+            labels: Some(labels),
             annotations: longest
                 .map(|longest| [(names::LONGEST_LEASE.to_owned(), longest.to_owned())].into_iter().collect()),
             owner_references: last.owner_references,
@@ -155,7 +171,7 @@ fn write_annotations(
     record: &Record,
     token: Option<Token>,
 ) -> Result<(), Unwritable> {
-    let note = serde_json::to_string(&Note::of(record)).map_err(|_| Unwritable::Record)?;
+    let note = serde_json::to_string(&Note::of(record, uid(object))).map_err(|_| Unwritable::Record)?;
     let foreign_deletion = match &record.claim {
         Claim::Held { holder, .. } => {
             annotation(object, names::POD_DELETION).is_some()
@@ -201,10 +217,11 @@ fn content(object: &DynamicObject) -> Content {
     let spec = &object.data["spec"];
     let note = annotation(object, names::RECORD);
     let empty = spec.as_object().is_none_or(|spec| spec.values().all(Value::is_null));
-    if note.is_none() && empty && annotation(object, names::FRESH) == Some("true") {
+    let fresh = annotation(object, names::FRESH).is_some_and(|of| uid(object) == Some(of));
+    if note.is_none() && empty && fresh {
         return Content::Fresh;
     }
-    if let Some(record) = note.and_then(|note| record(note, spec)) {
+    if let Some(record) = note.and_then(|note| record(note, spec, uid(object))) {
         return Content::Record(record);
     }
     Content::Unknown(Unknown {
@@ -218,11 +235,22 @@ fn content(object: &DynamicObject) -> Content {
     })
 }
 
-/// The record, if annotation and spec both say the same and nobody but its writer can have said it.
-fn record(note: &str, spec: &Value) -> Option<Record> {
-    let record = serde_json::from_str::<Note>(note).ok()?.record()?;
+/// The record, if annotation and spec both say the same and nobody but its writer can have said it, of this object.
+fn record(note: &str, spec: &Value, uid: Option<&str>) -> Option<Record> {
+    let note: Note = serde_json::from_str(note).ok()?;
+    let of_this_object = match (&note.lease_uid, &note.claim) {
+        (Some(of), _) => Some(of.as_str()) == uid,
+        (None, NotedClaim::Vacant) => true,
+        (None, _) => false,
+    };
+    let record = note.record()?;
     let agrees = !is_coordinated(spec) && Fields::of(&record)? == Fields::found_in(spec)?;
-    agrees.then_some(record)
+    (of_this_object && agrees).then_some(record)
+}
+
+/// Of the object itself: the API server gives each one its own.
+fn uid(object: &DynamicObject) -> Option<&str> {
+    object.metadata.uid.as_deref().filter(|uid| !uid.is_empty())
 }
 
 fn is_coordinated(spec: &Value) -> bool {
@@ -239,9 +267,10 @@ fn annotation<'o>(object: &'o DynamicObject, name: &str) -> Option<&'o str> {
 }
 
 impl Note {
-    fn of(record: &Record) -> Self {
+    fn of(record: &Record, uid: Option<&str>) -> Self {
         Self {
             form: FORM,
+            lease_uid: uid.map(str::to_owned),
             write: record.write.to_string(),
             transitions: record.transitions,
             claim: match &record.claim {

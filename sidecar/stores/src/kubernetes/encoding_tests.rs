@@ -3,6 +3,9 @@ use conch_election::TermId;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+#[path = "../../tests/common/records.rs"]
+mod records;
+
 const NOW: &str = "2026-11-22T12:00:00.25Z";
 
 fn now() -> Timestamp {
@@ -74,7 +77,7 @@ fn a_held_lease_reads_well_for_every_tool() {
     assert_eq!(
         annotations(&object)[names::RECORD],
         concat!(
-            r#"{"form":1,"write":"00000000000000000000000000000abc.9","transitions":3,"claim":{"held":"#,
+            r#"{"form":2,"leaseUid":"u-1","write":"00000000000000000000000000000abc.9","transitions":3,"claim":{"held":"#,
             r#"{"holder":"payments-7c9-x2x_4f1c-8d_00000000000000000000000000000abc","#,
             r#""term":"00000000000000000000000000000abc.2","leaseSeconds":15,"reacquired":false}}}"#
         )
@@ -108,7 +111,7 @@ fn a_released_or_vacant_lease_names_nobody() {
 #[test]
 fn a_write_keeps_what_it_does_not_know() {
     let mut base = lease(
-        &[("example.com/note", "mine"), (names::LONGEST_LEASE, "30000"), (names::FRESH, "true")],
+        &[("example.com/note", "mine"), (names::LONGEST_LEASE, "30000"), (names::FRESH, "u-1")],
         json!({"newerThanWeAre": {"a": [1, null, "x"]}}),
     );
     base.metadata.labels = Some([("conch.rs/managed".into(), "true".into())].into());
@@ -147,13 +150,17 @@ fn a_holder_takes_down_the_deletion_of_other_pods_and_leaves_its_own() {
 fn a_created_lease_can_touch_no_other_and_keeps_owner_and_labels_of_the_one_before() {
     let record = Record { claim: Claim::Vacant, ..held() };
     let object = creation("shop", "conch-payments", None, &record, None, now()).unwrap();
-    let ObjectMeta { name, namespace, resource_version, uid, owner_references, .. } = &object.metadata;
+    let ObjectMeta { name, namespace, resource_version, uid, owner_references, labels, .. } =
+        &object.metadata;
+    assert_eq!(labels, &Some([("conch.rs/managed".into(), "true".into())].into()), "nobody told of it");
     assert_eq!((name.as_deref(), namespace.as_deref()), (Some("conch-payments"), Some("shop")));
     assert_eq!((resource_version.as_deref(), uid, owner_references), (Some("1"), &None, &None));
 
     let mut last =
         lease(&[(names::LONGEST_LEASE, "30000"), (names::POD_DELETION, "x"), ("a", "b")], json!({}));
-    last.metadata.labels = Some([("conch.rs/managed".into(), "true".into())].into());
+    last.metadata.labels = Some(
+        [("conch.rs/managed".into(), "no".into()), ("conch.rs/election".into(), "payments".into())].into(),
+    );
     last.metadata.finalizers = Some(vec!["example.com/hold".into()]);
     last.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-22T12:00:00Z")).unwrap();
     last.metadata.owner_references =
@@ -162,7 +169,11 @@ fn a_created_lease_can_touch_no_other_and_keeps_owner_and_labels_of_the_one_befo
             ..Default::default()
         }]);
     let object = creation("shop", "conch-payments", Some(&last), &record, None, now()).unwrap();
-    assert_eq!(object.metadata.labels, last.metadata.labels);
+    let labels = object.metadata.labels.as_ref().unwrap();
+    assert_eq!(
+        (labels["conch.rs/managed"].as_str(), labels["conch.rs/election"].as_str()),
+        ("true", "payments")
+    );
     assert_eq!(object.metadata.owner_references, last.metadata.owner_references);
     assert_eq!(annotations(&object).keys().collect::<Vec<_>>(), [names::LONGEST_LEASE, names::RECORD]);
     let ObjectMeta { uid, resource_version, finalizers, deletion_timestamp, .. } = object.metadata;
@@ -170,6 +181,41 @@ fn a_created_lease_can_touch_no_other_and_keeps_owner_and_labels_of_the_one_befo
         (uid, resource_version.as_deref(), finalizers, deletion_timestamp),
         (None, Some("1"), None, None)
     );
+}
+
+#[test]
+fn a_lease_that_was_put_back_is_unknown_whatever_it_said() {
+    let WriteId { nonce, .. } = held().write;
+    let term = WriteId { nonce, sequence: 2 };
+    let vacant = Record { claim: Claim::Vacant, ..held() };
+    let fresh = lease(&[(names::FRESH, "u-1")], json!({}));
+    for original in [written(&held()), written(&released(term)), written(&vacant), fresh] {
+        assert!(!matches!(decode(&original).content, Content::Unknown(_)));
+        let mut put_back = original;
+        put_back.metadata.uid = Some("u-2".into());
+        assert_unknown(&put_back, "another object");
+        put_back.metadata.uid = None;
+        assert_unknown(&put_back, "none that the API server sent");
+        assert_eq!(replacement(&put_back, &held(), None, now()).err(), Some(Unwritable::NoUid));
+    }
+    // And whoever writes it next is believed again.
+    let mut put_back = written(&released(term));
+    put_back.metadata.uid = Some("u-2".into());
+    let over = replacement(&put_back, &held(), None, now()).unwrap();
+    assert_eq!(decode(&over).content, Content::Record(held()));
+}
+
+#[test]
+fn a_creation_claims_nothing_and_is_read_as_vacant_in_the_object_that_came_of_it() {
+    let WriteId { nonce, .. } = held().write;
+    for record in [held(), released(WriteId { nonce, sequence: 2 })] {
+        let refused = creation("shop", "conch-payments", None, &record, None, now()).err();
+        assert_eq!(refused, Some(Unwritable::Record));
+    }
+    let vacant = Record { claim: Claim::Vacant, ..held() };
+    let mut made = creation("shop", "conch-payments", None, &vacant, None, now()).unwrap();
+    made.metadata.uid = Some("u-3".into());
+    assert_eq!(decode(&made).content, Content::Record(vacant));
 }
 
 #[test]
@@ -234,7 +280,9 @@ fn a_lease_where_any_part_was_altered_is_unknown() {
     }
     let note = annotations(&written(&held()))[names::RECORD].clone();
     for (why, from, to) in [
-        ("another form", r#""form":1"#, r#""form":2"#),
+        ("another form", r#""form":2"#, r#""form":1"#),
+        ("another Lease", r#""u-1""#, r#""u-2""#),
+        ("no Lease", r#""leaseUid":"u-1","#, ""),
         ("another writer", "abc.9", "abd.9"),
         ("an unusual sequence", "abc.9", "abc.09"),
         ("a nonce in capitals", "abc.9", "ABC.9"),
@@ -274,12 +322,17 @@ fn a_release_that_somebody_else_could_have_made_is_unknown() {
 
 #[test]
 fn only_an_empty_lease_that_the_operator_marked_is_fresh() {
-    const FRESH: (&str, &str) = (names::FRESH, "true");
+    const FRESH: (&str, &str) = (names::FRESH, "u-1");
     for spec in [json!({}), json!(null), json!({"holderIdentity": null})] {
         assert_eq!(decode(&lease(&[FRESH], spec)).content, Content::Fresh);
     }
     assert_unknown(&lease(&[], json!({})), "no mark");
-    assert_unknown(&lease(&[(names::FRESH, "yes")], json!({})), "another mark");
+    for other in ["true", "u-2", ""] {
+        assert_unknown(&lease(&[(names::FRESH, other)], json!({})), "the mark of another Lease, or none");
+        let mut anonymous = lease(&[(names::FRESH, other)], json!({}));
+        anonymous.metadata.uid = Some(String::new());
+        assert_unknown(&anonymous, "a Lease without a uid");
+    }
     assert_unknown(&lease(&[FRESH, (names::RECORD, "{}")], json!({})), "a record");
     assert_unknown(&lease(&[FRESH], json!({"holderIdentity": ""})), "a holder, even none");
     assert_unknown(&lease(&[FRESH], json!({"leaseTransitions": 0})), "any field");
@@ -376,25 +429,7 @@ fn transitions_count_on_where_the_field_ends() {
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
-    let lease = 1..=LEASE_MAX.as_secs();
-    let ids = (any::<u128>(), any::<u64>(), any::<u64>(), any::<u32>());
-    (ids, lease, "\\PC{0,80}", "[^_]{0,40}", 0..4_u8).prop_map(
-        |((nonce, sequence, acquired, transitions), lease, pod, pod_uid, shape)| {
-            let nonce = Nonce(nonce);
-            let term = WriteId { nonce, sequence: acquired };
-            let claim = match shape {
-                0 => Claim::Vacant,
-                1 => Claim::Released { term },
-                _ => Claim::Held {
-                    holder: Identity { pod, pod_uid, nonce },
-                    term,
-                    lease: Duration::from_secs(lease),
-                    reacquired: shape == 2,
-                },
-            };
-            Record { write: WriteId { nonce, sequence }, transitions, claim }
-        },
-    )
+    records::records("\\PC{0,80}", "[^_]{0,40}")
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
@@ -429,15 +464,18 @@ proptest! {
         let base = written(&base);
         let object = replacement(&base, &record, token.map(Token), now()).unwrap();
         // As the server sends it.
-        let object = serde_json::from_str(&serde_json::to_string(&object).unwrap()).unwrap();
+        let mut object: DynamicObject = serde_json::from_str(&serde_json::to_string(&object).unwrap()).unwrap();
         prop_assert_eq!(decode(&object).content, Content::Record(record));
+        // As a backup tool brings it back.
+        object.metadata.uid = Some("u-2".to_owned());
+        prop_assert!(matches!(decode(&object).content, Content::Unknown(_)));
     }
 
     #[test]
     fn no_lease_makes_the_decoding_panic(spec in any_json(), note in any_json(), text in "\\PC{0,40}", version in "\\PC{0,20}") {
         for note in [note.to_string(), text] {
             let mut object = lease(
-                &[(names::RECORD, &note), (names::LONGEST_LEASE, &note), (names::POD_DELETION, &note), (names::FRESH, "true")],
+                &[(names::RECORD, &note), (names::LONGEST_LEASE, &note), (names::POD_DELETION, &note), (names::FRESH, "u-1")],
                 spec.clone(),
             );
             object.metadata.resource_version = Some(version.clone());

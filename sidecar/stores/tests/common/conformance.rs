@@ -1,7 +1,12 @@
 //! One set of checks for every store. A store takes part with a [`Subject`] and one line: `conformance!(subject);`.
 
-use super::samples::{held, holds, next, read, records, unknown, until};
-use conch_election::{Content, Failure, Fence, Record, Token, Version, WriteError, Written};
+use super::{
+    records::records,
+    samples::{begin, held, holds, next, read, unknown, until, vacant},
+};
+use conch_election::{
+    Claim, Content, Failure, FailureKind, Fence, Record, Token, Version, WriteError, Written,
+};
 use conch_stores::{Fencing, Store};
 use futures::{
     StreamExt,
@@ -66,6 +71,7 @@ macro_rules! conformance {
         checks!(conformance with $subject:
             a_register_that_was_never_written_is_none,
             a_write_that_creates_does_it_once,
+            a_write_that_creates_claims_nothing,
             a_write_succeeds_from_the_current_version_only,
             a_version_that_never_was_is_refused,
             a_version_from_before_a_deletion_is_refused,
@@ -97,21 +103,32 @@ pub(crate) async fn a_register_that_was_never_written_is_none(subject: &impl Sub
 
 pub(crate) async fn a_write_that_creates_does_it_once(subject: &impl Subject) {
     let (one, other) = (subject.candidate().await, subject.candidate().await);
-    let written = one.write(&held(1, 1), None, None).await.unwrap();
+    let written = one.write(&vacant(1, 1), None, None).await.unwrap();
     let found = read(&one).await;
     assert_eq!(
         (found.version.clone(), found.incarnation.clone(), found.fence),
         (written.version, written.incarnation, written.fence)
     );
-    assert_eq!(found.content, Content::Record(held(1, 1)));
-    assert_eq!(other.write(&held(2, 1), None, None).await, Err(WriteError::Conflict));
-    assert_eq!(one.write(&held(1, 2), None, None).await, Err(WriteError::Conflict));
+    assert_eq!(found.content, Content::Record(vacant(1, 1)));
+    assert_eq!(other.write(&vacant(2, 1), None, None).await, Err(WriteError::Conflict));
+    assert_eq!(one.write(&vacant(1, 2), None, None).await, Err(WriteError::Conflict));
     assert_eq!(read(&other).await, found);
+}
+
+pub(crate) async fn a_write_that_creates_claims_nothing(subject: &impl Subject) {
+    let store = subject.candidate().await;
+    let released = Record { claim: Claim::Released { term: held(1, 1).write }, ..held(1, 2) };
+    for record in [held(1, 1), released] {
+        let refused = store.write(&record, None, None).await;
+        let invalid = Failure { kind: FailureKind::Invalid, retry_after: None };
+        assert_eq!(refused, Err(WriteError::Failed(invalid)));
+    }
+    assert_eq!(store.read().await, Ok(None));
 }
 
 pub(crate) async fn a_write_succeeds_from_the_current_version_only(subject: &impl Subject) {
     let (one, other) = (subject.candidate().await, subject.candidate().await);
-    let first = one.write(&held(1, 1), None, None).await.unwrap();
+    let first = begin(&one, &held(1, 1)).await;
     let seen_by_other = read(&other).await.version;
     let second = one.write(&held(1, 2), Some(&first.version), Some(Token(7))).await.unwrap();
     assert_eq!(second.incarnation, first.incarnation);
@@ -128,18 +145,18 @@ pub(crate) async fn a_version_that_never_was_is_refused(subject: &impl Subject) 
     let never = Version("no such version".to_owned());
     assert_eq!(store.write(&held(1, 1), Some(&never), None).await, Err(WriteError::Conflict));
     assert_eq!(store.read().await, Ok(None));
-    store.write(&held(1, 2), None, None).await.unwrap();
+    begin(&store, &held(1, 2)).await;
     assert_eq!(store.write(&held(1, 3), Some(&never), None).await, Err(WriteError::Conflict));
     assert_eq!(read(&store).await.content, Content::Record(held(1, 2)));
 }
 
 pub(crate) async fn a_version_from_before_a_deletion_is_refused(subject: &impl Subject) {
     let (one, other) = (subject.candidate().await, subject.candidate().await);
-    let first = one.write(&held(1, 1), None, None).await.unwrap();
+    let first = begin(&one, &held(1, 1)).await;
     subject.delete().await;
     assert_eq!(one.write(&held(1, 2), Some(&first.version), None).await, Err(WriteError::Conflict));
     assert_eq!(one.read().await, Ok(None), "a write from a version must not create");
-    let second = other.write(&held(2, 1), None, None).await.unwrap();
+    let second = begin(&other, &held(2, 1)).await;
     assert_ne!(second.incarnation, first.incarnation);
     assert_eq!(one.write(&held(1, 3), Some(&first.version), None).await, Err(WriteError::Conflict));
     assert_eq!(read(&one).await.content, Content::Record(held(2, 1)));
@@ -149,7 +166,7 @@ pub(crate) async fn no_version_comes_twice(subject: &impl Subject) {
     let store = subject.candidate().await;
     let mut seen: HashSet<Version> = HashSet::new();
     for round in 0..5 {
-        let mut written = store.write(&held(1, round * 10), None, None).await.unwrap();
+        let mut written = begin(&store, &held(1, round * 10)).await;
         for sequence in 1..4 {
             assert!(seen.insert(written.version.clone()), "{:?} came twice", written.version);
             let record = held(1, round * 10 + sequence);
@@ -167,7 +184,7 @@ pub(crate) async fn fences_rise_through_deletion_and_creation(subject: &impl Sub
     let store = subject.candidate().await;
     let mut fences: Vec<Option<Fence>> = Vec::new();
     for round in 0..5 {
-        let written = store.write(&held(1, round * 10), None, None).await.unwrap();
+        let written = begin(&store, &held(1, round * 10)).await;
         fences.push(written.fence);
         subject.touch().await;
         let touched = read(&store).await;
@@ -184,7 +201,7 @@ pub(crate) async fn fences_rise_through_deletion_and_creation(subject: &impl Sub
 
 pub(crate) async fn of_many_writers_from_one_version_one_wins(subject: &impl Subject) {
     let stores = join_all((0..8).map(|_| subject.candidate())).await;
-    let mut winner = stores[0].write(&held(0, 1), None, None).await.unwrap();
+    let mut winner = begin(&stores[0], &held(0, 1)).await;
     for round in 2..8 {
         let attempts = stores.iter().zip(0_u32..).map(|(store, candidate)| async move {
             let found = read(store).await.version;
@@ -210,7 +227,7 @@ pub(crate) async fn no_update_of_concurrent_writers_is_lost(subject: &impl Subje
     const WRITERS: u32 = 6;
     const INCREMENTS: u32 = 8;
     let first = subject.candidate().await;
-    first.write(&held(0, 1), None, None).await.unwrap();
+    begin(&first, &held(0, 1)).await;
     let stores = join_all((0..WRITERS).map(|_| subject.candidate())).await;
     let writers = stores.iter().zip(1_u32..).map(|(store, writer)| async move {
         let (mut done, mut sequence) = (0, 0);
@@ -234,19 +251,19 @@ pub(crate) async fn no_update_of_concurrent_writers_is_lost(subject: &impl Subje
 pub(crate) async fn every_record_comes_back_as_it_was_written(subject: &impl Subject) {
     let store = subject.candidate().await;
     let mut runner = TestRunner::deterministic();
-    let mut version = None;
+    let mut version = store.write(&vacant(1, 1), None, None).await.unwrap().version;
     for _ in 0..40 {
-        let record = records().new_tree(&mut runner).unwrap().current();
-        let written = store.write(&record, version.as_ref(), Some(Token(u128::MAX))).await.unwrap();
+        let record = records("[a-z0-9.-]{1,60}", "[a-f0-9-]{1,36}").new_tree(&mut runner).unwrap().current();
+        let written = store.write(&record, Some(&version), Some(Token(u128::MAX))).await.unwrap();
         let found = read(&store).await;
-        assert_eq!((found.content, found.version), (Content::Record(record), written.version.clone()));
-        version = Some(written.version);
+        assert_eq!((found.content, &found.version), (Content::Record(record), &written.version));
+        version = written.version;
     }
 }
 
 pub(crate) async fn what_other_hands_write_is_unknown(subject: &impl Subject) {
     let store = subject.candidate().await;
-    let written = store.write(&held(1, 1), None, None).await.unwrap();
+    let written = begin(&store, &held(1, 1)).await;
     subject.clear().await;
     let cleared = read(&store).await;
     assert_eq!(unknown(&cleared).holder, None);
@@ -261,7 +278,7 @@ pub(crate) async fn what_other_hands_write_is_unknown(subject: &impl Subject) {
 
 pub(crate) async fn an_altered_record_is_unknown(subject: &impl Subject) {
     let store = subject.candidate().await;
-    store.write(&held(1, 1), None, None).await.unwrap();
+    begin(&store, &held(1, 1)).await;
     subject.alter().await;
     let altered = read(&store).await;
     assert!(matches!(altered.content, Content::Unknown(_)), "{altered:?}");
@@ -269,7 +286,7 @@ pub(crate) async fn an_altered_record_is_unknown(subject: &impl Subject) {
 
 pub(crate) async fn a_foreign_renewal_changes_the_fingerprint_and_a_label_does_not(subject: &impl Subject) {
     let store = subject.candidate().await;
-    store.write(&held(1, 1), None, None).await.unwrap();
+    begin(&store, &held(1, 1)).await;
     subject.hold_by("somebody", 1).await;
     let first = read(&store).await;
     subject.hold_by("somebody", 2).await;
@@ -283,7 +300,7 @@ pub(crate) async fn a_foreign_renewal_changes_the_fingerprint_and_a_label_does_n
 
 pub(crate) async fn a_foreign_label_changes_the_version_and_not_the_record(subject: &impl Subject) {
     let store = subject.candidate().await;
-    let written = store.write(&held(1, 1), None, None).await.unwrap();
+    let written = begin(&store, &held(1, 1)).await;
     subject.touch().await;
     let touched = read(&store).await;
     assert_eq!(touched.content, Content::Record(held(1, 1)));
@@ -306,7 +323,7 @@ pub(crate) async fn a_fresh_register_is_told_from_a_cleared_one(subject: &impl S
 
 pub(crate) async fn the_operators_stamps_are_read(subject: &impl Subject) {
     let store = subject.candidate().await;
-    store.write(&held(1, 1), None, None).await.unwrap();
+    begin(&store, &held(1, 1)).await;
     let before = read(&store).await;
     assert_eq!((before.longest_lease, before.deleting), (None, false));
     subject.stamp_longest_lease(Duration::from_millis(45_500)).await;
@@ -326,7 +343,7 @@ pub(crate) async fn the_operators_stamps_are_read(subject: &impl Subject) {
 
 pub(crate) async fn a_write_that_was_given_up_lands_once_or_never(subject: &impl Subject) {
     let (one, other) = (subject.candidate().await, subject.candidate().await);
-    let mut version = one.write(&held(1, 1), None, None).await.unwrap().version;
+    let mut version = begin(&one, &held(1, 1)).await.version;
     for attempt in 0..24_u64 {
         let before = read(&one).await;
         let given_up = held(1, 100 + attempt);
@@ -359,7 +376,7 @@ pub(crate) async fn a_write_that_was_given_up_lands_once_or_never(subject: &impl
 pub(crate) async fn changes_begin_with_what_is(subject: &impl Subject) {
     let store = subject.candidate().await;
     assert_eq!(next(&mut store.changes(), SOON).await, Ok(None));
-    store.write(&held(1, 1), None, None).await.unwrap();
+    begin(&store, &held(1, 1)).await;
     assert_eq!(next(&mut store.changes(), SOON).await, Ok(Some(read(&store).await)));
 }
 
@@ -367,10 +384,9 @@ pub(crate) async fn changes_tell_of_the_last_write_soon(subject: &impl Subject) 
     let (one, other) = (subject.candidate().await, subject.candidate().await);
     let mut changes = other.changes();
     assert_eq!(next(&mut changes, SOON).await, Ok(None));
-    let mut version = None;
+    let mut version = one.write(&vacant(1, 0), None, None).await.unwrap().version;
     for sequence in 1..30 {
-        let written = one.write(&held(1, sequence), version.as_ref(), None).await.unwrap();
-        version = Some(written.version);
+        version = one.write(&held(1, sequence), Some(&version), None).await.unwrap().version;
         if sequence % 5 == 0 {
             until(&mut changes, SOON, |stored| holds(stored, &held(1, sequence))).await;
         }
@@ -388,7 +404,7 @@ pub(crate) async fn changes_tell_of_the_last_write_soon(subject: &impl Subject) 
 pub(crate) async fn reads_and_changes_never_go_back(subject: &impl Subject) {
     const WRITES: u32 = 60;
     let (one, other) = (subject.candidate().await, subject.candidate().await);
-    let mut version = one.write(&held(1, 1), None, None).await.unwrap().version;
+    let mut version = begin(&one, &held(1, 1)).await.version;
     let writer = async {
         for transitions in 1..=WRITES {
             let record = Record { transitions, ..held(1, (transitions + 1).into()) };
@@ -416,15 +432,15 @@ pub(crate) async fn changes_tell_of_deletion_and_creation(subject: &impl Subject
     let mut changes = other.changes();
     assert_eq!(next(&mut changes, SOON).await, Ok(None));
     for round in 1..4 {
-        one.write(&held(1, round), None, None).await.unwrap();
+        begin(&one, &held(1, round)).await;
         until(&mut changes, SOON, |stored| holds(stored, &held(1, round))).await;
         subject.delete().await;
         until(&mut changes, SOON, |stored| stored.is_none()).await;
     }
     // Both at once: what comes last must be what is.
-    one.write(&held(1, 10), None, None).await.unwrap();
+    begin(&one, &held(1, 10)).await;
     subject.delete().await;
-    one.write(&held(1, 11), None, None).await.unwrap();
+    begin(&one, &held(1, 11)).await;
     until(&mut changes, SOON, |stored| holds(stored, &held(1, 11))).await;
     assert!(
         timeout(Duration::from_millis(300), changes.next()).await.is_err(),
@@ -435,7 +451,7 @@ pub(crate) async fn changes_tell_of_deletion_and_creation(subject: &impl Subject
 pub(crate) async fn changes_go_on_after_their_connection_was_cut(subject: &impl Subject) {
     let (one, other) = (subject.candidate().await, subject.candidate().await);
     let mut changes = other.changes();
-    let mut version = one.write(&held(1, 1), None, None).await.unwrap().version;
+    let mut version = begin(&one, &held(1, 1)).await.version;
     until(&mut changes, SOON, |stored| holds(stored, &held(1, 1))).await;
     for sequence in 2..5 {
         subject.cut_connections().await;
@@ -457,7 +473,7 @@ pub(crate) async fn changes_go_on_after_their_connection_was_cut(subject: &impl 
 
 pub(crate) async fn requests_go_on_after_their_connection_was_cut(subject: &impl Subject) {
     let store = subject.candidate().await;
-    let mut version = store.write(&held(1, 1), None, None).await.unwrap().version;
+    let mut version = begin(&store, &held(1, 1)).await.version;
     for sequence in 2..6 {
         subject.cut_connections().await;
         let mut failures: Vec<Failure> = Vec::new();

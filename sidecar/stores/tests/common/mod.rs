@@ -1,4 +1,5 @@
 //! What every store is held to.
 
 pub(crate) mod conformance;
+pub(crate) mod records;
 pub(crate) mod samples;

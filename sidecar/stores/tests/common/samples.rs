@@ -1,9 +1,8 @@
 //! Records to write, and ways to look at what comes back.
 
-use conch_election::{Claim, Content, Failure, Identity, LEASE_MAX, Nonce, Record, Stored, Unknown, WriteId};
+use conch_election::{Claim, Content, Failure, Identity, Nonce, Record, Stored, Unknown, WriteId, Written};
 use conch_stores::Store;
 use futures::{StreamExt, stream::BoxStream};
-use proptest::prelude::{Strategy, any};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -26,33 +25,16 @@ pub(crate) fn held(nonce: u128, sequence: u64) -> Record {
     }
 }
 
-/// Every shape of a record that a candidate may write.
-pub(crate) fn records() -> impl Strategy<Value = Record> {
-    let lease = 1..=LEASE_MAX.as_secs();
-    let parts = (
-        any::<u128>(),
-        any::<u64>(),
-        any::<u64>(),
-        any::<u32>(),
-        lease,
-        "[a-z0-9.-]{1,60}",
-        "[a-f0-9-]{1,36}",
-    );
-    (parts, 0..4_u8).prop_map(|((nonce, sequence, acquired, transitions, lease, pod, pod_uid), shape)| {
-        let nonce = Nonce(nonce);
-        let term = WriteId { nonce, sequence: acquired };
-        let claim = match shape {
-            0 => Claim::Vacant,
-            1 => Claim::Released { term },
-            _ => Claim::Held {
-                holder: Identity { pod, pod_uid, nonce },
-                term,
-                lease: Duration::from_secs(lease),
-                reacquired: shape == 2,
-            },
-        };
-        Record { write: WriteId { nonce, sequence }, transitions, claim }
-    })
+/// A record that claims nothing, as a creation must.
+pub(crate) fn vacant(nonce: u128, sequence: u64) -> Record {
+    Record { claim: Claim::Vacant, ..held(nonce, sequence) }
+}
+
+/// Creates the register and writes this record to it.
+pub(crate) async fn begin(store: &impl Store, record: &Record) -> Written {
+    let creation = Record { claim: Claim::Vacant, ..record.clone() };
+    let created = store.write(&creation, None, None).await.unwrap();
+    store.write(record, Some(&created.version), None).await.unwrap()
 }
 
 pub(crate) async fn read(store: &impl Store) -> Stored {

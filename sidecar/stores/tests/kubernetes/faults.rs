@@ -3,13 +3,13 @@
 use crate::{
     common::{
         conformance::Subject,
-        samples::{held, holds, next, read, until},
+        samples::{begin, held, holds, next, read, until, vacant},
     },
     lease::{NAMESPACE, RealLease},
     proxy::Break,
 };
 use conch_crds::PodDeletion;
-use conch_election::{Claim, Content, FailureKind, Record, WriteError};
+use conch_election::{Content, FailureKind, WriteError};
 use conch_stores::Store;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -28,7 +28,7 @@ const SOON: Duration = Duration::from_secs(2);
 
 pub(crate) async fn a_request_that_was_given_up_costs_its_connection_and_not_the_next_one(lease: &RealLease) {
     let store = lease.store();
-    let mut version = store.write(&held(1, 1), None, None).await.unwrap().version;
+    let mut version = begin(&store, &held(1, 1)).await.version;
     for sequence in 2..5 {
         lease.proxy.break_connections(Break::Silence);
         let before = lease.proxy.accepted();
@@ -44,7 +44,7 @@ pub(crate) async fn a_request_that_was_given_up_costs_its_connection_and_not_the
 
 pub(crate) async fn requests_go_over_one_connection_while_nothing_breaks(lease: &RealLease) {
     let store = lease.store();
-    let mut version = store.write(&held(1, 1), None, None).await.unwrap().version;
+    let mut version = begin(&store, &held(1, 1)).await.version;
     for sequence in 2..20 {
         version = store.write(&held(1, sequence), Some(&version), None).await.unwrap().version;
         read(&store).await;
@@ -58,7 +58,7 @@ pub(crate) async fn a_server_that_is_away_is_unavailable_and_changes_say_so_and_
     config.cluster_url = format!("https://127.0.0.1:{free_port}").parse().unwrap();
     let store = lease.store_with(config);
     assert_eq!(store.read().await.unwrap_err().kind, FailureKind::Unavailable);
-    let Err(WriteError::Failed(failure)) = store.write(&held(1, 1), None, None).await else { panic!() };
+    let Err(WriteError::Failed(failure)) = store.write(&vacant(1, 1), None, None).await else { panic!() };
     assert_eq!(failure.kind, FailureKind::Unavailable);
     let mut changes = store.changes();
     assert_eq!(next(&mut changes, SOON).await.unwrap_err().kind, FailureKind::Unavailable);
@@ -103,7 +103,7 @@ pub(crate) async fn what_the_operator_writes_of_a_deleted_pod_is_known_at_once(l
     let mut deletion = store.pod_deletion();
     let mut changes = store.changes();
     let driver = tokio::spawn(async move { while changes.next().await.is_some() {} });
-    let first = store.write(&held(1, 1), None, None).await.unwrap();
+    let first = begin(&store, &held(1, 1)).await;
     assert_eq!(*deletion.borrow_and_update(), None);
     let told = PodDeletion {
         pod_uid: "4f1c2ad0-0000-4000-8000-000000000001".to_owned(),
@@ -129,16 +129,13 @@ pub(crate) async fn a_write_keeps_labels_owners_finalizers_and_foreign_annotatio
     let accounts: Api<ServiceAccount> = Api::namespaced(lease.client.clone(), NAMESPACE);
     let uid = accounts.get("default").await.unwrap().metadata.uid;
     let owner = json!({"apiVersion": "v1", "kind": "ServiceAccount", "name": "default", "uid": uid});
-    lease
-        .create(
-            json!({
-                "labels": {"conch.rs/managed": "true"},
-                "annotations": {"conch.rs/fresh": "true", "example.com/note": "mine"},
-                "finalizers": ["example.com/hold"],
-            }),
-            json!({}),
-        )
-        .await;
+    let metadata = json!({
+        "labels": {"conch.rs/managed": "true"},
+        "annotations": {"example.com/note": "mine"},
+        "finalizers": ["example.com/hold"],
+    });
+    let uid = lease.create(metadata, json!({})).await;
+    lease.patch(json!({"metadata": {"annotations": {"conch.rs/fresh": uid}}})).await;
     let store = lease.store();
     let fresh = read(&store).await;
     store.write(&held(1, 1), Some(&fresh.version), None).await.unwrap();
@@ -151,22 +148,26 @@ pub(crate) async fn a_write_keeps_labels_owners_finalizers_and_foreign_annotatio
     let managers = written.managed_fields.unwrap();
     assert!(managers.iter().any(|entry| entry.manager.as_deref() == Some(crate::lease::MANAGER)));
 
-    // Re-created by a candidate, it has its label and owner again.
+    // Made anew by a candidate, it has its owner again,
     lease.patch(json!({"metadata": {"finalizers": null, "ownerReferences": [owner]}})).await;
     read(&store).await;
     lease.delete().await;
-    let vacant = Record { claim: Claim::Vacant, ..held(1, 2) };
-    store.write(&vacant, None, None).await.unwrap();
+    store.write(&vacant(1, 2), None, None).await.unwrap();
     let made = lease.get().await.metadata;
     assert_eq!(made.labels.unwrap()["conch.rs/managed"], "true");
     assert_eq!(made.owner_references.unwrap()[0].name, "default");
     assert!(!made.annotations.unwrap().contains_key("example.com/note"));
+
+    // and the label even if it is made by one that never saw it before.
+    lease.delete().await;
+    lease.store().write(&vacant(2, 1), None, None).await.unwrap();
+    assert_eq!(lease.get().await.metadata.labels.unwrap()["conch.rs/managed"], "true");
 }
 
 pub(crate) async fn a_follower_sends_nothing_while_the_holder_renews(lease: &RealLease) {
     let sent = Sent::default();
     let (follower, holder) = (lease.store(), lease.store());
-    let mut version = holder.write(&held(1, 1), None, None).await.unwrap().version;
+    let mut version = begin(&holder, &held(1, 1)).await.version;
     let mut changes = follower.changes();
     let _guard = tracing_subscriber::registry().with(sent.clone()).set_default();
     until(&mut changes, SOON, |stored| stored.is_some()).await;
@@ -182,7 +183,7 @@ pub(crate) async fn a_follower_sends_nothing_while_the_holder_renews(lease: &Rea
 
 pub(crate) async fn a_watch_that_fell_silent_is_replaced_once_a_request_knows_more(lease: &RealLease) {
     let (one, other) = (lease.store(), lease.store());
-    let first = one.write(&held(1, 1), None, None).await.unwrap();
+    let first = begin(&one, &held(1, 1)).await;
     let mut changes = other.changes();
     until(&mut changes, SOON, |stored| holds(stored, &held(1, 1))).await;
     lease.proxy.break_connections(Break::Silence);

@@ -1,7 +1,7 @@
 //! A measurement, printed: how long requests and changes take. It fails only where they are useless.
 
 use crate::{
-    common::samples::{held, read, until},
+    common::samples::{begin, held, read, until},
     lease::RealLease,
 };
 use conch_stores::Store;
@@ -14,7 +14,7 @@ const USELESS: Duration = Duration::from_millis(500);
 
 pub(crate) async fn requests_take_this_long(lease: &RealLease) {
     let (one, other) = (lease.store(), lease.store());
-    let mut version = one.write(&held(1, 1), None, None).await.unwrap().version;
+    let mut version = begin(&one, &held(1, 1)).await.version;
     let mut changes = other.changes();
     until(&mut changes, USELESS, |stored| stored.is_some()).await;
     let (mut gets, mut puts, mut told) = (Vec::new(), Vec::new(), Vec::new());

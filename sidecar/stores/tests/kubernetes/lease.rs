@@ -76,11 +76,12 @@ impl RealLease {
         self.leases.patch(&self.name, &parameters, &Patch::Merge(patch)).await.unwrap();
     }
 
-    pub(crate) async fn create(&self, metadata: Value, spec: Value) {
+    /// Gives the uid.
+    pub(crate) async fn create(&self, metadata: Value, spec: Value) -> String {
         let mut lease = json!({"metadata": metadata, "spec": spec});
         lease["metadata"]["name"] = json!(self.name);
         let lease = serde_json::from_value(lease).unwrap();
-        self.leases.create(&PostParams::default(), &lease).await.unwrap();
+        self.leases.create(&PostParams::default(), &lease).await.unwrap().metadata.uid.unwrap()
     }
 
     pub(crate) async fn get(&self) -> Lease {
@@ -96,7 +97,8 @@ impl Subject for RealLease {
     }
 
     async fn make_fresh(&self) {
-        self.create(json!({"annotations": {"conch.rs/fresh": "true"}}), json!({})).await;
+        let uid = self.create(json!({}), json!({})).await;
+        self.patch(json!({"metadata": {"annotations": {"conch.rs/fresh": uid}}})).await;
     }
 
     async fn clear(&self) {

@@ -2,6 +2,8 @@
 //! kubeconfig of a cluster that may be used for tests; without it each test says that it was skipped.
 
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 #[path = "../common/mod.rs"]
 mod common;
 #[cfg(test)]
@@ -29,6 +31,11 @@ checks!(faults with lease:
     a_write_keeps_labels_owners_finalizers_and_foreign_annotations,
     a_follower_sends_nothing_while_the_holder_renews,
     a_watch_that_fell_silent_is_replaced_once_a_request_knows_more,
+);
+
+checks!(backup with lease:
+    what_was_put_back_is_unknown_until_a_candidate_writes_it,
+    what_was_put_back_is_led_a_whole_lease_later,
 );
 
 checks!(rights with lease:

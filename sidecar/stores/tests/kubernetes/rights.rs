@@ -3,7 +3,7 @@
 use crate::{
     common::{
         conformance::Subject,
-        samples::{held, holds, next, read, until},
+        samples::{begin, held, holds, next, read, until, vacant},
     },
     lease::{NAMESPACE, RealLease},
 };
@@ -29,7 +29,7 @@ pub(crate) async fn four_verbs_on_one_name_are_all_that_a_sidecar_needs(lease: &
     let store = lease.store_as(&["get", "update", "watch", "create"]).await;
     let mut changes = store.changes();
     assert_eq!(next(&mut changes, SOON).await, Ok(None));
-    let written = store.write(&held(1, 1), None, None).await.unwrap();
+    let written = begin(&store, &held(1, 1)).await;
     until(&mut changes, SOON, |stored| holds(stored, &held(1, 1))).await;
     store.write(&held(1, 2), Some(&written.version), None).await.unwrap();
     until(&mut changes, SOON, |stored| holds(stored, &held(1, 2))).await;
@@ -39,7 +39,7 @@ pub(crate) async fn four_verbs_on_one_name_are_all_that_a_sidecar_needs(lease: &
 pub(crate) async fn without_the_right_to_create_a_missing_lease_is_denied(lease: &RealLease) {
     let store = lease.store_as(&["get", "update", "watch"]).await;
     assert_eq!(store.read().await, Ok(None));
-    assert_eq!(store.write(&held(1, 1), None, None).await, Err(WriteError::Failed(DENIED)));
+    assert_eq!(store.write(&vacant(1, 1), None, None).await, Err(WriteError::Failed(DENIED)));
 }
 
 pub(crate) async fn without_any_right_everything_is_denied(lease: &RealLease) {
