@@ -6,9 +6,9 @@ mod ask;
 mod line;
 mod run;
 
-pub use ask::{Answer, AskError, Connection, Reply};
+pub use ask::{Answer, AskError, Connection, Events, Form, Reply};
 pub use line::{Line, MalformedLine};
-pub use run::{Options, run};
+pub use run::{Options, Way, run};
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
 pub fn now() -> u64 {

@@ -13,13 +13,13 @@ pub enum Line {
     },
     /// The sidecar said that this pod leads.
     Yes {
-        /// Before the question was sent.
+        /// Before the question was sent; on a stream, where nobody asks, the same as `answered`.
         asked: u64,
         /// After the answer had come.
         answered: u64,
         /// Until when the answer is good, as the most hopeful reader would have it.
         deadline: u64,
-        /// The term's fencing token.
+        /// The term's fencing token; 0 from a sidecar that has none.
         token: u128,
     },
     /// The sidecar said that this pod does not lead.
@@ -43,6 +43,11 @@ pub enum Line {
         /// After the answer had come.
         answered: u64,
     },
+    /// The program stopped acting as the leader and is about to say so: no earlier answer counts any more.
+    Resigned {
+        /// When.
+        at: u64,
+    },
     /// The program ends because it was told to: its last line.
     Exit {
         /// When.
@@ -65,6 +70,7 @@ impl fmt::Display for Line {
             Self::No { asked, answered } => write!(formatter, "no {asked} {answered}"),
             Self::None { asked, answered } => write!(formatter, "none {asked} {answered}"),
             Self::Bad { asked, answered } => write!(formatter, "bad {asked} {answered}"),
+            Self::Resigned { at } => write!(formatter, "resigned {at}"),
             Self::Exit { at } => write!(formatter, "exit {at}"),
         }
     }
@@ -80,6 +86,7 @@ impl FromStr for Line {
         match words[..] {
             ["start", at] => Ok(Self::Start { at: number(at)? }),
             ["exit", at] => Ok(Self::Exit { at: number(at)? }),
+            ["resigned", at] => Ok(Self::Resigned { at: number(at)? }),
             ["yes", asked, answered, deadline, token] => Ok(Self::Yes {
                 asked: number(asked)?,
                 answered: number(answered)?,
@@ -105,6 +112,7 @@ mod tests {
         prop_oneof![
             any::<u64>().prop_map(|at| Line::Start { at }),
             any::<u64>().prop_map(|at| Line::Exit { at }),
+            any::<u64>().prop_map(|at| Line::Resigned { at }),
             any::<(u64, u64)>().prop_map(|(asked, answered)| Line::No { asked, answered }),
             any::<(u64, u64)>().prop_map(|(asked, answered)| Line::None { asked, answered }),
             any::<(u64, u64)>().prop_map(|(asked, answered)| Line::Bad { asked, answered }),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use conch_probe::{Connection, Options, run};
+use conch_probe::{Connection, Form, Options, Way, run};
 
 /// The program of Conch's tests.
 #[derive(Debug, Parser)]
@@ -20,11 +20,20 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Ask who leads, again and again, until SIGTERM.
+    /// Ask who leads, again and again, until SIGTERM. SIGUSR2: resign.
     Run {
         /// Milliseconds from one question to the next.
         #[arg(long, default_value_t = 10)]
         interval_ms: u64,
+        /// Hold a stream instead of asking. SIGUSR1: close it for a second.
+        #[arg(long, conflicts_with_all = ["path", "status_alone"])]
+        stream: bool,
+        /// What to ask for.
+        #[arg(long, default_value = "/v1/leader")]
+        path: String,
+        /// The status alone is the answer, as of sidecars that know no deadline: it counts until the next question.
+        #[arg(long)]
+        status_alone: bool,
         /// Directory of the log [default: standard output]
         #[arg(long, env = "PROBE_DIRECTORY")]
         directory: Option<PathBuf>,
@@ -47,10 +56,12 @@ enum Action {
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
-        Action::Run { interval_ms, directory, name, exit_delay_ms } => {
+        Action::Run { interval_ms, stream, path, status_alone, directory, name, exit_delay_ms } => {
             let interval = Duration::from_millis(interval_ms);
             let exit_delay = Duration::from_millis(exit_delay_ms);
-            run(&Options { url: arguments.url, interval, directory, name, exit_delay }).await?;
+            let form = if status_alone { Form::StatusAlone } else { Form::Deadline };
+            let way = if stream { Way::Stream } else { Way::Poll { path, form, interval } };
+            run(&Options { url: arguments.url, way, directory, name, exit_delay }).await?;
             Ok(ExitCode::SUCCESS)
         }
         Action::Get { path } => {

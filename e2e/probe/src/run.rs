@@ -1,27 +1,49 @@
-//! The loop: ask, write down, wait.
+//! The loop: ask, write down, wait. Or: hold a stream, write down what comes.
 
 use std::fs::{self, File};
+use std::future::Future;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use http::StatusCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::ask::{Answer, Connection};
+use crate::ask::{Answer, Connection, Form, Reply};
 use crate::line::Line;
 use crate::now;
 
 /// Without an answer after this time, a careful program believes that it does not lead.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// From the end of a stream to the next attempt.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Who closed the stream to give the lead away leaves it to others for so long.
+const COOL_DOWN: Duration = Duration::from_secs(1);
+
+/// How to learn whether this pod leads.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// Ask, again and again.
+    Poll {
+        /// Where, e.g. `/v1/leader`.
+        path: String,
+        /// What is answered there.
+        form: Form,
+        /// From one question to the next.
+        interval: Duration,
+    },
+    /// Hold `/v1/lead`.
+    Stream,
+}
 
 /// How to probe.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `http://host:port` of the sidecar.
     pub url: String,
-    /// From one question to the next.
-    pub interval: Duration,
+    /// How to learn whether this pod leads.
+    pub way: Way,
     /// Where the log goes; standard output without it.
     pub directory: Option<PathBuf>,
     /// Name of the log file: the pod's name and UID.
@@ -30,49 +52,162 @@ pub struct Options {
     pub exit_delay: Duration,
 }
 
-/// Asks until SIGTERM comes.
+/// Probes until SIGTERM comes. SIGUSR2 makes the program resign; SIGUSR1 makes it close its stream.
 ///
 /// # Errors
 /// The URL is malformed, or the log cannot be written.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
-    let mut connection = Connection::new(&options.url)?;
-    let mut log = open(options)?;
-    write(&mut log, &Line::Start { at: now() })?;
+    let mut probe = Probe {
+        connection: Connection::new(&options.url)?,
+        log: open(options)?,
+        resign: signal(SignalKind::user_defined2())?,
+        close: signal(SignalKind::user_defined1())?,
+        token: None,
+    };
+    probe.write(&Line::Start { at: now() })?;
     let stop = async {
         terminated.recv().await;
         sleep(options.exit_delay).await;
     };
-    tokio::pin!(stop);
-    let mut ticks = interval(options.interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let line = tokio::select! {
-            biased;
-            () = &mut stop => break,
-            line = async { ticks.tick().await; ask(&mut connection).await } => line,
-        };
-        write(&mut log, &line)?;
+    match &options.way {
+        Way::Poll { path, form, interval } => probe.poll(path, *form, *interval, stop).await?,
+        Way::Stream => probe.hold(stop).await?,
     }
-    write(&mut log, &Line::Exit { at: now() })?;
+    probe.write(&Line::Exit { at: now() })?;
     Ok(())
 }
 
-async fn ask(connection: &mut Connection) -> Line {
+struct Probe {
+    connection: Connection,
+    log: Box<dyn Write>,
+    resign: Signal,
+    close: Signal,
+    /// Of the latest term in which this pod was told that it leads.
+    token: Option<u128>,
+}
+
+impl Probe {
+    async fn poll(
+        &mut self,
+        path: &str,
+        form: Form,
+        pause: Duration,
+        stop: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        tokio::pin!(stop);
+        let mut ticks = interval(pause);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(()),
+                _ = self.resign.recv() => self.resign().await?,
+                _ = ticks.tick() => {
+                    let line = tokio::select! {
+                        biased;
+                        () = &mut stop => return Ok(()),
+                        line = ask(&mut self.connection, path, form, pause) => line,
+                    };
+                    self.write(&line)?;
+                }
+            }
+        }
+    }
+
+    async fn hold(&mut self, stop: impl Future<Output = ()>) -> io::Result<()> {
+        tokio::pin!(stop);
+        loop {
+            let pause = tokio::select! {
+                biased;
+                () = &mut stop => return Ok(()),
+                pause = self.hold_one_stream() => pause?,
+            };
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(()),
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Returns how long to wait until the next stream.
+    async fn hold_one_stream(&mut self) -> io::Result<Duration> {
+        let asked = now();
+        let Ok(mut events) = self.connection.stream("/v1/lead").await else {
+            self.write(&Line::None { asked, answered: now() })?;
+            return Ok(PAUSE);
+        };
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.close.recv() => {
+                    self.write(&Line::Resigned { at: now() })?;
+                    return Ok(COOL_DOWN);
+                }
+                _ = self.resign.recv() => self.resign().await?,
+                answer = events.next() => {
+                    let at = now();
+                    let line = match answer {
+                        Some(Answer::Yes { deadline, token, .. }) => Line::Yes { asked: at, answered: at, deadline, token },
+                        Some(Answer::No) => Line::No { asked: at, answered: at },
+                        Some(Answer::Bad) => Line::Bad { asked: at, answered: at },
+                        None => {
+                            self.write(&Line::None { asked: at, answered: at })?;
+                            return Ok(PAUSE);
+                        }
+                    };
+                    self.write(&line)?;
+                }
+            }
+        }
+    }
+
+    /// The program stops acting, then says so.
+    async fn resign(&mut self) -> io::Result<()> {
+        let Some(token) = self.token else { return Ok(()) };
+        self.write(&Line::Resigned { at: now() })?;
+        let asked = now();
+        let reply = timeout(PATIENCE, self.connection.resign(token)).await;
+        if !matches!(reply, Ok(Ok(Reply { status: StatusCode::OK, .. }))) {
+            self.connection.close();
+            self.write(&Line::None { asked, answered: now() })?;
+        }
+        Ok(())
+    }
+
+    /// One write for each line, so that what was written survives a kill at any moment.
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        if let Line::Yes { token, .. } = line {
+            self.token = Some(*token);
+        }
+        self.log.write_all(format!("{line}\n").as_bytes())?;
+        self.log.flush()
+    }
+}
+
+async fn ask(connection: &mut Connection, path: &str, form: Form, pause: Duration) -> Line {
     let asked = now();
-    let reply = timeout(PATIENCE, connection.get("/v1/leader")).await;
+    let reply = timeout(PATIENCE, connection.get(path)).await;
     let answered = now();
     let Ok(Ok(reply)) = reply else {
         connection.close();
         return Line::None { asked, answered };
     };
-    match reply.answer() {
-        Answer::Yes { valid_for, deadline, token } => {
-            let counted = asked.saturating_add(u64::try_from(valid_for.as_nanos()).unwrap_or(u64::MAX));
-            Line::Yes { asked, answered, deadline: counted.max(deadline), token }
+    let after = |time: Duration| asked.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    match (form, reply.status) {
+        (Form::Deadline, _) => match reply.answer() {
+            Answer::Yes { valid_for, deadline, token } => {
+                Line::Yes { asked, answered, deadline: after(valid_for).max(deadline), token }
+            }
+            Answer::No => Line::No { asked, answered },
+            Answer::Bad => Line::Bad { asked, answered },
+        },
+        (Form::StatusAlone, StatusCode::OK) => {
+            Line::Yes { asked, answered, deadline: after(pause), token: 0 }
         }
-        Answer::No => Line::No { asked, answered },
-        Answer::Bad => Line::Bad { asked, answered },
+        (Form::StatusAlone, StatusCode::SERVICE_UNAVAILABLE) => Line::No { asked, answered },
+        (Form::StatusAlone, _) => Line::Bad { asked, answered },
     }
 }
 
@@ -84,10 +219,4 @@ fn open(options: &Options) -> io::Result<Box<dyn Write>> {
     fs::create_dir_all(directory)?;
     let path = directory.join(format!("{}.{}.log", options.name, now()));
     Ok(Box::new(File::create_new(path)?))
-}
-
-/// One write for each line, so that what was written survives a kill at any moment.
-fn write(log: &mut dyn Write, line: &Line) -> io::Result<()> {
-    log.write_all(format!("{line}\n").as_bytes())?;
-    log.flush()
 }

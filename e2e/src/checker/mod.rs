@@ -47,6 +47,15 @@ struct Belief<'a> {
 }
 
 impl Run {
+    /// When the program began; 0 if its first line was lost.
+    fn began(&self) -> u64 {
+        let starts = self.lines.iter().filter_map(|line| match line {
+            Line::Start { at } => Some(*at),
+            _ => None,
+        });
+        starts.min().unwrap_or(0)
+    }
+
     /// When the program ended, if it is known.
     pub fn ended(&self) -> Option<u64> {
         let exits = self.lines.iter().filter_map(|line| match line {
@@ -57,8 +66,9 @@ impl Run {
     }
 
     fn beliefs(&self) -> impl Iterator<Item = Belief<'_>> {
-        let ended = self.ended().unwrap_or(u64::MAX);
-        self.lines.iter().filter_map(move |line| match line {
+        let mut ended = self.ended().unwrap_or(u64::MAX);
+        // From the last line to the first: what the program gave up, it gave up for all that it was told before.
+        self.lines.iter().rev().filter_map(move |line| match line {
             Line::Yes { asked, answered, deadline, token } => Some(Belief {
                 pod: &self.pod,
                 asked: *asked,
@@ -66,6 +76,10 @@ impl Run {
                 until: (*deadline).min(ended),
                 token: *token,
             }),
+            Line::Resigned { at } => {
+                ended = ended.min(*at);
+                None
+            }
             _ => None,
         })
     }
@@ -75,11 +89,7 @@ impl History {
     /// The verdict over the whole history.
     pub fn judge(&self) -> Verdict {
         let beliefs = self.beliefs();
-        let mut by_pod: BTreeMap<&str, Vec<Interval>> = BTreeMap::new();
-        for belief in &beliefs {
-            by_pod.entry(belief.pod).or_default().push(Interval { from: belief.asked, until: belief.until });
-        }
-        let by_pod: Vec<Vec<Interval>> = by_pod.into_values().map(merge).collect();
+        let by_pod: Vec<Vec<Interval>> = by_pod(&beliefs).into_values().collect();
         Verdict {
             overlap: interval::overlap(&by_pod),
             longest_gap: longest_gap(&beliefs),
@@ -105,6 +115,40 @@ impl History {
             .filter(|belief| belief.asked >= event)
             .map(|belief| belief.answered - event)
             .min()
+    }
+
+    /// From `event` to the first answer that another pod than this one leads, asked for after it. For sidecars that have no
+    /// tokens, too.
+    pub fn next_leader_after(&self, event: u64, pod: &str) -> Option<u64> {
+        let beliefs = self.beliefs();
+        let next = beliefs.iter().filter(|belief| belief.asked >= event && belief.pod != pod);
+        next.map(|belief| belief.answered - event).min()
+    }
+
+    /// When each pod's program rightly believed that it leads, within a span of time; in order, without the answers' seams.
+    pub fn beliefs_between(&self, from: u64, until: u64) -> BTreeMap<&str, Vec<(u64, u64)>> {
+        let by_pod = by_pod(&self.beliefs()).into_iter().map(|(pod, intervals)| {
+            let clipped = intervals.iter().map(|belief| (belief.from.max(from), belief.until.min(until)));
+            (pod, clipped.filter(|(from, until)| from < until).collect())
+        });
+        by_pod.collect()
+    }
+
+    /// For how long the programs of at least two pods rightly believed that they lead, within a span of time.
+    pub fn overlap_between(&self, from: u64, until: u64) -> u64 {
+        let sets = self
+            .beliefs_between(from, until)
+            .into_values()
+            .map(|beliefs| beliefs.into_iter().map(|(from, until)| Interval { from, until }).collect());
+        interval::overlap(&sets.collect::<Vec<Vec<_>>>())
+    }
+
+    /// Takes note that the program that ran in a pod at this time was seen dead.
+    pub fn note_death(&mut self, pod: &str, at: u64) {
+        let runs = self.runs.iter_mut().filter(|run| run.pod == pod && run.began() <= at);
+        if let Some(run) = runs.max_by_key(|run| run.began()) {
+            run.died = Some(at);
+        }
     }
 
     /// When the program of a pod ended for the last time, if it did.
@@ -142,11 +186,20 @@ impl History {
                 Line::No { .. } => count.no += 1,
                 Line::None { .. } => count.unanswered += 1,
                 Line::Bad { .. } => count.bad += 1,
-                Line::Start { .. } | Line::Exit { .. } => {}
+                Line::Start { .. } | Line::Exit { .. } | Line::Resigned { .. } => {}
             }
         }
         count
     }
+}
+
+/// When each pod believed, merged.
+fn by_pod<'a>(beliefs: &[Belief<'a>]) -> BTreeMap<&'a str, Vec<Interval>> {
+    let mut by_pod: BTreeMap<&str, Vec<Interval>> = BTreeMap::new();
+    for belief in beliefs {
+        by_pod.entry(belief.pod).or_default().push(Interval { from: belief.asked, until: belief.until });
+    }
+    by_pod.into_iter().map(|(pod, intervals)| (pod, merge(intervals))).collect()
 }
 
 /// The longest time, between the first and the last answer, in which nobody rightly believed to lead. A leader counts

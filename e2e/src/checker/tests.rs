@@ -61,6 +61,39 @@ fn a_program_that_ended_believes_nothing() {
 }
 
 #[test]
+fn a_program_that_was_seen_dead_believes_nothing_and_its_next_run_does() {
+    let first = run("a", vec![Line::Start { at: 1 }, yes(10, 1_000, 1)]);
+    let second = run("a", vec![Line::Start { at: 70 }, yes(80, 90, 3)]);
+    let mut history = history(vec![second, first, run("b", vec![yes(60, 75, 2)])]);
+    assert_eq!(history.judge().overlap, 15);
+    history.note_death("a", 55);
+    assert_eq!(history.judge().overlap, 0);
+    assert_eq!(history.beliefs_between(0, 85)["a"], [(10, 55), (80, 85)]);
+}
+
+#[test]
+fn a_program_that_resigned_believes_only_what_it_is_told_later() {
+    let resigned = vec![yes(10, 1_000, 1), Line::Resigned { at: 50 }, yes(200, 300, 3)];
+    let kept = history(vec![run("a", resigned.clone()), run("b", vec![yes(50, 200, 2)])]);
+    assert_eq!(kept.judge().faults(), Vec::<String>::new());
+    let early = history(vec![run("a", resigned), run("b", vec![yes(49, 201, 2)])]);
+    assert_eq!(early.judge().overlap, 2);
+    assert_eq!([early.overlap_between(0, 100), early.overlap_between(100, 201)], [1, 1]);
+    assert_eq!(early.overlap_between(50, 200), 0);
+}
+
+#[test]
+fn the_next_leader_is_another_pod_that_asked_after_the_event() {
+    let history = history(vec![
+        run("a", vec![yes(10, 100, 0), yes(55, 145, 0)]),
+        run("b", vec![yes(45, 60, 0), yes(140, 200, 0)]),
+    ]);
+    assert_eq!(history.next_leader_after(50, "a"), Some(91));
+    assert_eq!(history.next_leader_after(50, "b"), Some(6));
+    assert_eq!(history.next_leader_after(141, "a"), None);
+}
+
+#[test]
 fn two_runs_of_one_pod_may_believe_at_one_time() {
     let verdict = history(vec![run("a", vec![yes(10, 100, 1)]), run("a", vec![yes(20, 120, 2)])]).judge();
     assert_eq!(verdict.faults(), Vec::<String>::new());
