@@ -13,6 +13,8 @@ pub const CLOCK_RATE_ERROR_PPM: u64 = 1_000;
 
 const MILLION: u64 = 1_000_000;
 
+const NANOS_PER_SECOND: u128 = 1_000_000_000;
+
 /// One reading of this machine's clocks, in the order of the fields: each is read no earlier than the one before, so that
 /// whatever interrupts the reading, the moment is that of the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -87,6 +89,13 @@ pub(crate) fn scale_for_rate_error(duration: Duration) -> Duration {
     let nanos = duration.as_nanos() * u128::from(MILLION - CLOCK_RATE_ERROR_PPM)
         / u128::from(MILLION + CLOCK_RATE_ERROR_PPM);
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// The shortest duration in whole seconds of which [`scale_for_rate_error`] leaves this much.
+pub(crate) fn least_seconds_that_scale_to(scaled: Duration) -> Duration {
+    let seconds = (scaled.as_nanos() * u128::from(MILLION + CLOCK_RATE_ERROR_PPM))
+        .div_ceil(u128::from(MILLION - CLOCK_RATE_ERROR_PPM) * NANOS_PER_SECOND);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The four durations of an election, as a type that cannot hold an unsafe combination.
 
-use crate::time::scale_for_rate_error;
+use crate::time::{least_seconds_that_scale_to, scale_for_rate_error};
 use std::{fmt, time::Duration};
 
 /// Shortest time that one attempt to renew may be given; three of them must fit between a renewal that was due and the
@@ -69,11 +69,7 @@ impl Timing {
         }
         let needed = renew_interval.saturating_add(ATTEMPT_MIN * ATTEMPTS).saturating_add(stop_grace);
         if scale_for_rate_error(lease) < needed {
-            let mut lease_min = Duration::from_secs(needed.as_secs());
-            while scale_for_rate_error(lease_min) < needed {
-                lease_min += Duration::from_secs(1);
-            }
-            return Err(UnsafeTiming::NoRoom { lease, lease_min });
+            return Err(UnsafeTiming::NoRoom { lease, lease_min: least_seconds_that_scale_to(needed) });
         }
         Ok(Self { lease, renew_interval, stop_grace, max_promise })
     }
@@ -165,6 +161,21 @@ mod tests {
         assert_eq!(timing(1_500, 100, 0).unwrap_err(), UnsafeTiming::Lease(Duration::from_millis(1_500)));
         assert_eq!(timing(500, 100, 0).unwrap_err(), UnsafeTiming::Lease(Duration::from_millis(500)));
         assert_eq!(timing(15_000, 0, 0).unwrap_err(), UnsafeTiming::RenewInterval);
+    }
+
+    #[test]
+    fn the_lease_that_is_advised_is_the_shortest_that_has_room_and_known_at_once() {
+        for grace_ms in (0..3_500_000).step_by(9_973) {
+            let Err(UnsafeTiming::NoRoom { lease_min, .. }) = timing(1_000, 500, grace_ms) else {
+                panic!("{grace_ms}")
+            };
+            let advised = u64::try_from(lease_min.as_millis()).unwrap();
+            assert!(timing(advised, 500, grace_ms).is_ok(), "{lease_min:?}");
+            assert!(timing(advised - 1_000, 500, grace_ms).is_err(), "{lease_min:?}");
+        }
+        // As a sidecar may be told by its environment, in milliseconds.
+        let endless = timing(15_000, u64::MAX, u64::MAX).unwrap_err();
+        assert!(matches!(endless, UnsafeTiming::NoRoom { .. }), "{endless}");
     }
 
     #[test]
