@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// The user and group of every process in the images; the number that distroless images call `nonroot`.
-const USER_ID: u64 = 65_532;
+pub(crate) const USER_ID: u64 = 65_532;
 
 /// Instead of the time of the build, which would change the digest.
 const CREATED: &str = "1970-01-01T00:00:00Z";
@@ -145,13 +145,10 @@ impl Image<'_> {
     }
 
     fn layer(&self) -> Result<Vec<u8>, ImageError> {
-        let passwd =
-            format!("root:x:0:0:root:/:/sbin/nologin\nconch:x:{USER_ID}:{USER_ID}:conch:/:/sbin/nologin\n");
-        let group = format!("root:x:0:\nconch:x:{USER_ID}:\n");
         let mut tar = tar::Builder::new(Vec::new());
         append(&mut tar, "etc/", &[], 0o755)?;
-        append(&mut tar, "etc/group", group.as_bytes(), 0o644)?;
-        append(&mut tar, "etc/passwd", passwd.as_bytes(), 0o644)?;
+        append(&mut tar, "etc/group", group().as_bytes(), 0o644)?;
+        append(&mut tar, "etc/passwd", passwd().as_bytes(), 0o644)?;
         append(&mut tar, self.binary_path.trim_start_matches('/'), self.binary, 0o755)?;
         Ok(tar.into_inner()?)
     }
@@ -175,6 +172,16 @@ impl Image<'_> {
             "history": [{"created": CREATED, "created_by": "conch-images"}],
         })
     }
+}
+
+/// `/etc/passwd`.
+pub(crate) fn passwd() -> String {
+    format!("root:x:0:0:root:/:/sbin/nologin\nconch:x:{USER_ID}:{USER_ID}:conch:/:/sbin/nologin\n")
+}
+
+/// `/etc/group`.
+pub(crate) fn group() -> String {
+    format!("root:x:0:\nconch:x:{USER_ID}:\n")
 }
 
 /// Adds a file, or a directory if the path ends with a slash; nothing of this machine gets into the header.

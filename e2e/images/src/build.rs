@@ -142,7 +142,9 @@ impl Build {
         for program in &self.programs {
             cargo.args(["-p", program.name()]);
         }
-        cargo.env("RUSTFLAGS", static_flags(&root));
+        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+        cargo.env("RUSTFLAGS", static_flags(&root, home.as_deref()));
         let status = cargo.status().map_err(BuildError::Cargo)?;
         if !status.success() {
             return Err(BuildError::Failed(status));
@@ -182,13 +184,13 @@ impl Build {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Platform {
-    triple: &'static str,
+pub(crate) struct Platform {
+    pub(crate) triple: &'static str,
     architecture: &'static str,
 }
 
 impl Platform {
-    fn of(architecture: &'static str) -> Result<Self, BuildError> {
+    pub(crate) fn of(architecture: &'static str) -> Result<Self, BuildError> {
         match architecture {
             "x86_64" => Ok(Self { triple: "x86_64-unknown-linux-gnu", architecture: "amd64" }),
             "aarch64" => Ok(Self { triple: "aarch64-unknown-linux-gnu", architecture: "arm64" }),
@@ -204,10 +206,9 @@ pub fn workspace_directory() -> PathBuf {
 }
 
 /// No shared library; and no path of this machine in messages, so that the binary is the same wherever it is built.
-fn static_flags(root: &Path) -> String {
+pub(crate) fn static_flags(root: &Path, cargo_home: Option<&Path>) -> String {
     let flags = format!("-C target-feature=+crt-static --remap-path-prefix={}=/conch", root.display());
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    match home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"))) {
+    match cargo_home {
         Some(home) => format!("{flags} --remap-path-prefix={}=/cargo", home.display()),
         None => flags,
     }

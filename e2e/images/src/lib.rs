@@ -6,6 +6,8 @@
 
 mod archive;
 mod build;
+#[cfg(test)]
+mod dockerfile;
 
 pub use archive::{Archive, Image, ImageError};
 pub use build::{Build, BuildError, Built, Program, SIDECAR_IMAGE_MAX_BYTES, workspace_directory};
