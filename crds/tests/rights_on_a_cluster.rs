@@ -114,23 +114,66 @@ impl Rights {
     }
 
     /// Creates the object as the operator, in the team's namespace.
-    async fn create_as_operator(&self, mut object: Value) -> Result<(), Error> {
-        object["metadata"]["namespace"] = json!(self.namespace(TEAM));
-        let path = format!(
-            "/apis/{RBAC}/v1/namespaces/{}/{}s?dryRun=All",
-            self.namespace(TEAM),
-            object["kind"].as_str().unwrap().to_lowercase()
-        );
-        let request = http::Request::post(path)
-            .header("Content-Type", "application/json")
+    async fn create_as_operator(&self, object: Value) -> Result<(), Error> {
+        self.as_operator("POST", TEAM, "", object).await
+    }
+
+    /// Writes, or deletes, the object as the operator: a dry run.
+    async fn as_operator(
+        &self,
+        method: &str,
+        namespace: &str,
+        name: &str,
+        mut object: Value,
+    ) -> Result<(), Error> {
+        let group = object["apiVersion"].as_str().unwrap().to_owned();
+        let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
+        let namespace = self.namespace(namespace);
+        object["metadata"]["namespace"] = json!(namespace);
+        let slash = if name.is_empty() { "" } else { "/" };
+        let path = format!("/apis/{group}/namespaces/{namespace}/{plural}{slash}{name}?dryRun=All");
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let body = if method == "DELETE" { Vec::new() } else { object.to_string().into_bytes() };
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Content-Type", kind)
             .header("Impersonate-User", self.user())
-            .body(object.to_string().into_bytes())
+            .body(body)
             .unwrap();
         self.admin.request::<Value>(request).await.map(drop)
     }
 
+    /// The admission policy of the chart, for the operator of this test, once it is in force.
+    async fn restrict(&self) {
+        let chart = helm::render(&[]);
+        for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
+            let text = chart.get(kind, names::OPERATOR).to_string();
+            let text = text.replace(helm::NAMESPACE, &self.namespace(helm::NAMESPACE));
+            let mut object: Value = serde_json::from_str(&text).unwrap();
+            object["metadata"] = json!({ "name": self.test });
+            if kind.ends_with("Binding") {
+                object["spec"]["policyName"] = json!(self.test);
+            }
+            self.apply(object).await;
+        }
+        for _ in 0..200 {
+            if self.create_as_operator(lease("nobodys", &json!({}))).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the API server does not know of the admission policy");
+    }
+
     async fn withdraw(self) {
         let delete = DeleteParams::default();
+        for kind in ["ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy"] {
+            let object =
+                json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {} });
+            // Most tests have none.
+            let _ = self.api(&object).delete(&self.test, &delete).await;
+        }
         for kind in ["ClusterRole", "ClusterRoleBinding"] {
             let object = json!({ "apiVersion": format!("{RBAC}/v1"), "kind": kind, "metadata": {} });
             self.api(&object).delete(&self.test, &delete).await.unwrap();
@@ -140,6 +183,10 @@ impl Rights {
             self.api(&namespaces).delete(&self.namespace(namespace), &delete).await.unwrap();
         }
     }
+}
+
+fn lease(name: &str, spec: &Value) -> Value {
+    json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": name }, "spec": spec })
 }
 
 /// What a request is about.
@@ -184,14 +231,14 @@ async fn the_operator_may_do_what_it_does_and_nothing_worse() {
         (
             &team("conch.rs", "elections"),
             &["list", "watch", "create", "patch", "delete"],
-            &["deletecollection"],
+            &["get", "update", "deletecollection"],
         ),
         (&status("coordinationpolicies"), &["patch"], &["update"]),
         (&status("elections"), &["patch"], &["update"]),
-        (&team("apps", "deployments"), &["list", "watch", "patch"], &["create", "update", "delete"]),
-        (&team("apps", "statefulsets"), &["list", "watch", "patch"], &["create", "update", "delete"]),
-        (&team("apps", "daemonsets"), &["list", "watch", "patch"], &["create", "update", "delete"]),
-        (&team("", "pods"), &["list", "watch"], &["create", "update", "patch", "delete"]),
+        (&team("apps", "deployments"), &["list", "watch", "patch"], &["get", "create", "update", "delete"]),
+        (&team("apps", "statefulsets"), &["list", "watch", "patch"], &["get", "create", "update", "delete"]),
+        (&team("apps", "daemonsets"), &["list", "watch", "patch"], &["get", "create", "update", "delete"]),
+        (&team("", "pods"), &["list", "watch"], &["get", "create", "update", "patch", "delete"]),
         (&team("", "secrets"), &[], &["get", "list", "watch", "create"]),
         (
             &team("coordination.k8s.io", "leases"),
@@ -243,4 +290,177 @@ async fn the_operator_may_grant_a_sidecar_its_four_verbs_and_no_right_that_it_la
     let error = rights.create_as_operator(binding("ClusterRole", "admin")).await.unwrap_err().to_string();
     assert!(error.contains("attempting to grant RBAC permissions not currently held"), "{error}");
     rights.withdraw().await;
+}
+
+/// A Deployment whose pods no node takes.
+fn deployment(name: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
+        "spec": {
+            "replicas": 0, "selector": { "matchLabels": { "app": name } },
+            "template": {
+                "metadata": { "labels": { "app": name } },
+                "spec": { "containers": [{ "name": "app", "image": "app" }] },
+            },
+        },
+    })
+}
+
+fn role(name: &str, rules: &Value) -> Value {
+    json!({ "apiVersion": format!("{RBAC}/v1"), "kind": "Role", "metadata": { "name": name }, "rules": rules })
+}
+
+fn binding(role: &str, subject: &Value) -> Value {
+    json!({
+        "apiVersion": format!("{RBAC}/v1"), "kind": "RoleBinding", "metadata": { "name": "conch-e" },
+        "roleRef": { "apiGroup": RBAC, "kind": "Role", "name": role }, "subjects": [subject],
+    })
+}
+
+#[tokio::test]
+async fn a_stolen_token_of_the_operator_opens_nothing_but_elections() {
+    let Some(rights) = Rights::grant("restricted").await else { return };
+    let sidecar = |lease: &str| {
+        json!([{ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+        "resourceNames": [lease], "verbs": ["get", "update", "watch", "create"] }])
+    };
+    let held = json!({ "holderIdentity": "somebody", "leaseDurationSeconds": 15 });
+    let stored = [
+        (TEAM, lease("conch-e", &held)),
+        (TEAM, lease("other", &held)),
+        (TEAM, role("conch-e", &sidecar("conch-e"))),
+        (TEAM, role("other", &sidecar("other"))),
+        (TEAM, role("conch-other", &sidecar("conch-other"))),
+        (TEAM, deployment("app")),
+        (helm::NAMESPACE, deployment(names::OPERATOR)),
+        (helm::NAMESPACE, lease(operator_objects::LEASE, &held)),
+    ];
+    for (namespace, mut object) in stored {
+        object["metadata"]["namespace"] = json!(rights.namespace(namespace));
+        rights.apply(object).await;
+    }
+    rights.restrict().await;
+    let account = |namespace: &str| json!({ "kind": "ServiceAccount", "name": "default", "namespace": rights.namespace(namespace) });
+    let image = json!([{ "name": "app", "image": "another" }]);
+    let patch = |mut object: Value, change: Value| {
+        object.as_object_mut().unwrap().retain(|key, _| key == "apiVersion" || key == "kind");
+        object["spec"] = change;
+        object
+    };
+    let scaled = |name| patch(deployment(name), json!({ "replicas": 1 }));
+    let another_image =
+        |name| patch(deployment(name), json!({ "template": { "spec": { "containers": image } } }));
+    let freed = |name| patch(lease(name, &json!({})), json!({ "holderIdentity": "" }));
+    let cases = [
+        (true, "POST", TEAM, "", lease("conch-f", &json!({}))),
+        (false, "POST", TEAM, "", lease("f", &json!({}))),
+        (false, "POST", TEAM, "", lease("conch-f", &held)),
+        (true, "PATCH", TEAM, "conch-e", patch(lease("", &json!({})), json!({}))),
+        (false, "PATCH", TEAM, "conch-e", freed("conch-e")),
+        (false, "PATCH", TEAM, "other", freed("other")),
+        (true, "PATCH", helm::NAMESPACE, operator_objects::LEASE, freed("")),
+        (true, "DELETE", TEAM, "conch-e", lease("", &json!({}))),
+        (false, "DELETE", TEAM, "other", lease("", &json!({}))),
+        (true, "POST", TEAM, "", role("conch-f", &sidecar("conch-f"))),
+        (false, "POST", TEAM, "", role("f", &sidecar("f"))),
+        (false, "POST", TEAM, "", role("conch-f", &sidecar("conch-e"))),
+        (
+            false,
+            "POST",
+            TEAM,
+            "",
+            role(
+                "conch-f",
+                &json!([{ "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"], "verbs": ["get"] }]),
+            ),
+        ),
+        (
+            false,
+            "POST",
+            TEAM,
+            "",
+            role("conch-f", &json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list"] }])),
+        ),
+        (false, "DELETE", TEAM, "other", role("", &json!([]))),
+        (true, "POST", TEAM, "", binding("conch-e", &account(TEAM))),
+        (false, "POST", TEAM, "", binding("conch-other", &account(TEAM))),
+        (false, "POST", TEAM, "", binding("conch-e", &account(helm::NAMESPACE))),
+        (
+            false,
+            "POST",
+            TEAM,
+            "",
+            binding("conch-e", &json!({ "kind": "User", "name": "u", "apiGroup": RBAC })),
+        ),
+        (true, "PATCH", TEAM, "app", patch(deployment("app"), json!({}))),
+        (false, "PATCH", TEAM, "app", another_image("app")),
+        (false, "PATCH", TEAM, "app", scaled("app")),
+        (true, "PATCH", helm::NAMESPACE, names::OPERATOR, scaled("")),
+        (false, "PATCH", helm::NAMESPACE, names::OPERATOR, another_image("")),
+    ];
+    for (allowed, method, namespace, name, object) in cases {
+        let result = rights.as_operator(method, namespace, name, object.clone()).await;
+        match result {
+            Ok(()) => assert!(allowed, "{method} {name} {object} must be refused"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(
+                    !allowed && error.contains("the operator of Conch"),
+                    "{method} {name} {object}: {error}"
+                );
+            }
+        }
+    }
+    rights.withdraw().await;
+}
+
+#[tokio::test]
+async fn a_sidecars_renewals_do_not_wait_behind_what_else_its_account_asks_for() {
+    let Some(admin) = cluster::client("flow").await else { return };
+    let rights = Rights { test: "conch-flow-test".to_owned(), admin };
+    let chart = helm::render(&[]);
+    for kind in ["PriorityLevelConfiguration", "FlowSchema"] {
+        let mut object = chart.get(kind, "conch-leases").clone();
+        object["metadata"] = json!({ "name": rights.test });
+        if kind == "FlowSchema" {
+            object["spec"]["priorityLevelConfiguration"]["name"] = json!(rights.test);
+        }
+        rights.apply(object).await;
+    }
+    let schema =
+        json!({ "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {} });
+    let uid = rights.api(&schema).get(&rights.test).await.unwrap().metadata.uid.unwrap();
+    let classified = async |resource: &str, account: &str| {
+        let namespace = account.split(':').next().unwrap();
+        let request = http::Request::get(format!("{resource}?limit=1"))
+            .header("Impersonate-User", format!("system:serviceaccount:{account}"))
+            .header("Impersonate-Group", "system:serviceaccounts")
+            .header("Impersonate-Group", format!("system:serviceaccounts:{namespace}"))
+            .body(kube::client::Body::empty())
+            .unwrap();
+        // Whether it is allowed does not matter here.
+        let answer = rights.admin.send(request).await.unwrap();
+        answer.headers()["x-kubernetes-pf-flowschema-uid"].to_str().unwrap().to_owned()
+    };
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/team/leases/conch-e";
+    let mut ours = false;
+    for _ in 0..100 {
+        ours = classified(lease, "team:default").await == uid;
+        if ours {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(ours, "a sidecar's requests are not classified as such");
+    assert_ne!(classified("/api/v1/namespaces/team/configmaps", "team:default").await, uid);
+    assert_ne!(
+        classified(lease, "kube-system:some-controller").await,
+        uid,
+        "the cluster's own stay where they are"
+    );
+    for kind in ["FlowSchema", "PriorityLevelConfiguration"] {
+        let object = json!({ "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": kind, "metadata": {} });
+        rights.api(&object).delete(&rights.test, &DeleteParams::default()).await.unwrap();
+    }
 }

@@ -55,7 +55,10 @@ impl Cluster {
     async fn install_webhooks(&self) {
         let chart = helm::render(&[]);
         let name = names::operator_objects::WEBHOOK_CONFIGURATION;
-        let mut configuration = chart.get("MutatingWebhookConfiguration", name).clone();
+        // Of a release that is installed here.
+        let text = chart.get("MutatingWebhookConfiguration", name).to_string();
+        let mut configuration: Value =
+            serde_json::from_str(&text.replace(helm::NAMESPACE, NAMESPACE)).unwrap();
         configuration["metadata"] = json!({ "name": CONFIGURATION });
         for webhook in configuration["webhooks"].as_array_mut().unwrap() {
             webhook["failurePolicy"] = json!("Fail");
@@ -153,6 +156,11 @@ async fn requests_reach_the_webhooks_that_they_concern_and_no_other() {
         let apply = PatchParams::apply("conch-test");
         cluster.workloads().patch(name, &apply, &Patch::Apply(stored)).await.unwrap();
     }
+    let account =
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": names::OPERATOR } });
+    let apply = PatchParams::apply("conch-test");
+    let accounts = cluster.objects(Some(NAMESPACE), "", "ServiceAccount");
+    accounts.patch(names::OPERATOR, &apply, &Patch::Apply(account)).await.unwrap();
     cluster.install_webhooks().await;
 
     let policy = || json!({ names::POLICY: "default" });
@@ -180,6 +188,17 @@ async fn requests_reach_the_webhooks_that_they_concern_and_no_other() {
     for (object, expected) in creations {
         assert_eq!(cluster.reached(NAMESPACE, object.clone()).await.as_deref(), expected, "{object}");
         assert_eq!(cluster.reached(DISABLED, object.clone()).await, None, "where it is disabled: {object}");
+    }
+    // The release's own namespace is like any other, but for the operator's pods.
+    let own = [
+        pod(&json!({ names::INJECTION: "Required" })),
+        pod(&policy()),
+        workload("Deployment", &policy(), &json!({})),
+    ];
+    for mut object in own {
+        let spec = if object["kind"] == "Pod" { "/spec" } else { "/spec/template/spec" };
+        object.pointer_mut(spec).unwrap()["serviceAccountName"] = json!(names::OPERATOR);
+        assert_eq!(cluster.reached(NAMESPACE, object.clone()).await, None, "the operator's own: {object}");
     }
     let annotate = |value: Value| json!({ "metadata": { "annotations": { names::POLICY: value } } });
     let patches = [

@@ -43,6 +43,7 @@ fn a_value_that_means_nothing_is_refused() {
         "image.pullPolicy=Often",
         "replicas=0",
         "webhook.timeoutSeconds=60",
+        "networkPolicy.apiServerPorts={https}",
     ] {
         let error = refusal(NAMESPACE, &[setting]);
         assert!(error.contains("values don't meet the specifications"), "{setting}: {error}");
@@ -123,7 +124,7 @@ fn only_pods_that_require_their_sidecar_wait_for_the_operator() {
         assert_eq!(
             webhook["namespaceSelector"]["matchExpressions"],
             json!([
-                { "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", NAMESPACE] },
+                { "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": names::SYSTEM_NAMESPACES },
                 { "key": names::INJECTION, "operator": "NotIn", "values": ["disabled"] },
             ])
         );
@@ -269,6 +270,65 @@ fn an_image_can_be_named_by_registry_tag_and_digest() {
     assert_eq!(sidecar, "ghcr.io/conch-rs/conch-sidecar:v9");
 }
 
+/// What a role's rules allow: each verb on each resource, by API group.
+fn granted<'a>(role: &'a Value) -> BTreeSet<(&'a str, &'a str, &'a str)> {
+    let rules = role["rules"].as_array().unwrap().iter();
+    let all = rules.flat_map(|rule| {
+        words(&rule["apiGroups"]).into_iter().flat_map(move |group| {
+            words(&rule["resources"]).into_iter().flat_map(move |resource| {
+                words(&rule["verbs"]).into_iter().map(move |verb| (group, resource, verb))
+            })
+        })
+    });
+    all.collect()
+}
+
+/// That the operator uses each of them is a test of a whole cluster, which reads it from the API server's audit log.
+#[test]
+fn the_operator_has_these_rights_and_no_other() {
+    const CLUSTER: [(&str, &str, &str); 14] = [
+        ("conch.rs", "coordinationpolicies", "get list watch create"),
+        ("conch.rs", "elections", "list watch create patch delete"),
+        ("conch.rs", "coordinationpolicies/status", "patch"),
+        ("conch.rs", "elections/status", "patch"),
+        ("apps", "deployments", "list watch patch"),
+        ("apps", "statefulsets", "list watch patch"),
+        ("apps", "daemonsets", "list watch patch"),
+        ("", "pods", "list watch"),
+        ("", "namespaces", "list watch"),
+        ("coordination.k8s.io", "leases", "get list watch create update patch delete"),
+        ("rbac.authorization.k8s.io", "roles", "get list watch create patch delete"),
+        ("rbac.authorization.k8s.io", "rolebindings", "get list watch create patch delete"),
+        ("events.k8s.io", "events", "create patch"),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "get list watch patch delete"),
+    ];
+    const OWN: [(&str, &str, &str); 1] = [("", "secrets", "get create update")];
+    let chart = render(&[]);
+    for (kind, listed) in [("ClusterRole", &CLUSTER[..]), ("Role", &OWN[..])] {
+        let listed: BTreeSet<_> = listed
+            .iter()
+            .flat_map(|(group, resource, verbs)| verbs.split(' ').map(|verb| (*group, *resource, verb)))
+            .collect();
+        assert_eq!(granted(chart.get(kind, names::OPERATOR)), listed, "{kind}");
+    }
+}
+
+#[test]
+fn the_operators_own_pods_never_wait_for_its_webhooks() {
+    let chart = render(&[]);
+    let configuration = chart.get("MutatingWebhookConfiguration", operator_objects::WEBHOOK_CONFIGURATION);
+    for webhook in configuration["webhooks"].as_array().unwrap() {
+        let conditions = webhook["matchConditions"].as_array().unwrap();
+        let own = conditions.iter().find(|condition| condition["name"] == "not-the-operator").unwrap();
+        let expression = own["expression"].as_str().unwrap();
+        assert!(expression.contains(&format!("request.namespace != '{NAMESPACE}'")), "{expression}");
+    }
+    // What they are told apart by.
+    for (name, pod) in chart.pods() {
+        assert_eq!(pod["spec"]["serviceAccountName"], names::OPERATOR, "{name}");
+    }
+}
+
 #[test]
 fn the_operator_can_grant_what_a_sidecar_needs_and_cannot_raise_itself() {
     let chart = render(&[]);
@@ -354,12 +414,27 @@ fn what_is_optional_is_rendered_only_where_it_is_asked_for() {
     ]);
     let policy = chart.get("NetworkPolicy", names::OPERATOR);
     assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+    assert_eq!(policy["spec"]["egress"], json!([{ "ports": [{ "port": 443 }, { "port": 6443 }] }]));
+    let other = render(&["networkPolicy.enabled=true", "networkPolicy.apiServerPorts={16443}"]);
+    let egress = &other.get("NetworkPolicy", names::OPERATOR)["spec"]["egress"];
+    assert_eq!(egress, &json!([{ "ports": [{ "port": 16443 }] }]));
     let sidecars = chart.get("PodMonitor", "conch-sidecars");
     assert_eq!(sidecars["spec"]["podMetricsEndpoints"][0]["port"], names::METRICS_PORT_NAME);
     assert_eq!(sidecars["spec"]["selector"]["matchExpressions"][0]["key"], names::POLICY);
     for monitor in chart.all("PodMonitor") {
         assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
     }
+}
+
+#[test]
+fn leases_have_a_share_of_the_api_server_unless_it_is_switched_off() {
+    let chart = render(&[]);
+    let schema = &chart.get("FlowSchema", "conch-leases")["spec"];
+    assert_eq!(schema["priorityLevelConfiguration"]["name"], "conch-leases");
+    assert_eq!(schema["rules"][0]["resourceRules"][0]["resources"], json!(["leases"]));
+    chart.get("PriorityLevelConfiguration", "conch-leases");
+    let without = render(&["flowControl.enabled=false"]);
+    assert_eq!(without.all("FlowSchema").chain(without.all("PriorityLevelConfiguration")).count(), 0);
 }
 
 #[test]
