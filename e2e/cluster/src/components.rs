@@ -8,6 +8,9 @@ use crate::error::Result;
 use crate::keeper::Daemon;
 use crate::layout::{API_PORT, CONTROL_ADDRESS, Layout, POD_NETWORK, SERVICE_NETWORK, node_name};
 
+/// In the cluster's directory: which requests the API server writes into its audit log.
+pub(crate) const AUDIT_POLICY: &str = "audit-policy.yaml";
+
 /// One argument with a path in it.
 fn with_path(option: &str, path: &Path) -> OsString {
     let mut argument = OsString::from(option);
@@ -75,6 +78,8 @@ fn api_server(layout: &Layout) -> Vec<OsString> {
         format!("--secure-port={API_PORT}").into(),
         format!("--advertise-address={CONTROL_ADDRESS}").into(),
         format!("--service-cluster-ip-range={SERVICE_NETWORK}").into(),
+        with_path("--audit-policy-file", &layout.root().join(AUDIT_POLICY)),
+        with_path("--audit-log-path", &layout.log("audit")),
         with_path("--client-ca-file", &layout.certificate("ca")),
         with_path("--tls-cert-file", &layout.certificate("apiserver")),
         with_path("--tls-private-key-file", &layout.key("apiserver")),
@@ -159,7 +164,7 @@ mod tests {
         let layout = Layout::under(Path::new("/state"), "c").unwrap();
         let arguments = api_server(&layout);
         let paths: Vec<_> = arguments.iter().filter_map(|one| one.to_str()?.split_once("=/")).collect();
-        assert_eq!(paths.len(), 11);
-        assert!(paths.iter().all(|(_, path)| path.starts_with("state/c/certificates/")), "{paths:?}");
+        assert_eq!(paths.len(), 13);
+        assert!(paths.iter().all(|(_, path)| path.starts_with("state/c/")), "{paths:?}");
     }
 }

@@ -44,10 +44,9 @@ pub(crate) fn node_address(number: usize) -> String {
 /// one of its own, a bridge takes the lowest of its ports' and changes it with them: the others would go on sending to the
 /// one that they know, for half a minute.
 pub(crate) fn hardware_address(address: &str) -> String {
-    let octets =
-        address.split('.').map(|octet| format!("{:02x}", octet.parse::<u8>().expect("an IPv4 address")));
-    // The bit 02: locally administered (IEEE 802).
-    std::iter::once("02:00".to_owned()).chain(octets).collect::<Vec<_>>().join(":")
+    let host = address.rsplit('.').next().and_then(|last| last.parse::<u8>().ok()).unwrap_or_default();
+    // Locally administered (IEEE 802), and the bytes of 10.88.0.x.
+    format!("02:00:0a:58:00:{host:02x}")
 }
 
 /// The network of the pods of node `number`.

@@ -18,6 +18,7 @@ use crate::binaries::Binaries;
 use crate::certificates;
 use crate::cgroup::Cgroups;
 use crate::command::{command, search_path};
+use crate::components::AUDIT_POLICY;
 use crate::description::{Description, Fsync, read_json, write_json};
 use crate::error::{Context, Error, Result};
 use crate::forward;
@@ -248,6 +249,8 @@ fn write_files(layout: &Layout, description: &Description) -> Result<()> {
     let replicas = format!("replicas: {}", description.nodes.min(2));
     let text = include_str!("../assets/coredns.yaml").replace("replicas: 1", &replicas);
     fs::write(&manifest, text).at("write", &manifest)?;
+    let audit = root.join(AUDIT_POLICY);
+    fs::write(&audit, include_str!("../assets/audit-policy.yaml")).at("write", &audit)?;
     let program = own_program()?;
     fs::copy(&program, layout.program()).at("copy", &program)?;
     write_json(&layout.description(), description)

@@ -20,9 +20,33 @@ const PROGRAMS: &[(&str, &str)] = &[
 const PLUGIN_DIRECTORIES: &[&str] = &["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"];
 const PLUGINS: &[&str] = &["ptp", "host-local", "loopback"];
 const PLUGIN_PACKAGE: &str = "containernetworking-plugins";
+/// How many watchers of files a user may have. A node takes about a dozen of the usual 128, and without one a kubelet
+/// does not start.
+const FILE_WATCHERS: &str = "/proc/sys/fs/inotify/max_user_instances";
+const FILE_WATCHERS_NEEDED: u32 = 1024;
 
 /// Checks everything; on Debian and its descendants installs what is missing.
 pub fn ensure() -> Result<()> {
+    ensure_programs()?;
+    ensure_file_watchers();
+    Ok(())
+}
+
+/// Raises the machine's limit where it is lower than a few clusters need; it falls back with the next boot.
+fn ensure_file_watchers() {
+    let allowed = fs::read_to_string(FILE_WATCHERS).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    if allowed.is_some_and(|allowed| allowed >= FILE_WATCHERS_NEEDED) {
+        return;
+    }
+    let setting = format!("fs.inotify.max_user_instances={FILE_WATCHERS_NEEDED}");
+    match fs::write(FILE_WATCHERS, FILE_WATCHERS_NEEDED.to_string()) {
+        Ok(()) => eprintln!("set {setting}: kubelets watch many files"),
+        // One small cluster may do with what there is.
+        Err(error) => eprintln!("could not set {setting} ({error}): with many nodes, kubelets may not start"),
+    }
+}
+
+fn ensure_programs() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::Prerequisite(
             "a cluster needs root for namespaces, cgroups and mounts: run it with sudo".into(),
