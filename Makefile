@@ -2,7 +2,7 @@
 # it is first needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images simulate mutants cluster clean-cluster
+.PHONY: help demo test lint images simulate mutants fuzz cluster clean-cluster
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ simulate: ## Simulate RUNS elections of two minutes (10 million, some hours) on 
 
 mutants: ## Switch off each safety rule of the elector in a copy, and show that the tests notice
 	cargo run --quiet --package conch-election --example mutants
+
+fuzz: ## Look for input that breaks a promise, SECONDS_EACH seconds (600) for each parser; needs g++
+	@fuzz/run.sh
 
 cluster: ## Bring up a cluster with two nodes, named conch
 	cargo build --quiet --package conch-cluster

@@ -45,7 +45,7 @@ use tokio::{
 };
 
 /// Of the API: generous for one pod, and no way to hold its memory.
-const API_LIMITS: Limits = Limits {
+pub const API_LIMITS: Limits = Limits {
     connections: 256,
     header_bytes: 16 * 1024,
     header_timeout: Duration::from_mins(1),

@@ -118,6 +118,25 @@ async fn connection<Stream>(
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "a handshake failed"),
         Err(_) => return tracing::debug!(%peer, "a handshake took too long"),
     };
+    let ending = async {
+        let _ = ended.wait_for(|ended| *ended).await; // a server that is gone has ended as well
+    };
+    if let Err(error) = serve_connection(stream, router, limits, ending).await {
+        tracing::debug!(%peer, %error, "a connection broke");
+    }
+}
+
+/// What [`serve`] does with each connection: answers requests until the client or the limits end it, or until `shutdown`
+/// completes and the answer under way is sent.
+pub async fn serve_connection<Stream>(
+    stream: Stream,
+    router: Router,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> hyper::Result<()>
+where
+    Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = Connection::default();
     let service = TowerToHyperService::new(router.layer(Extension(connection.clone())));
     let stream = StallGuard::new(stream, limits.stall_timeout, connection);
@@ -128,18 +147,12 @@ async fn connection<Stream>(
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
-    let ending = async {
-        let _ = ended.wait_for(|ended| *ended).await; // a server that is gone has ended as well
-    };
-    let result = tokio::select! {
+    tokio::select! {
         result = &mut serving => result,
-        () = ending => {
+        () = shutdown => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%peer, %error, "a connection broke");
     }
 }
 

@@ -10,6 +10,8 @@
 mod changes;
 mod connection;
 mod encoding;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod seen;
 
 pub use connection::ConnectError;
