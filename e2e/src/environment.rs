@@ -19,6 +19,10 @@ pub const OPERATOR_NAMESPACE: &str = "conch-system";
 pub const RELEASE: &str = "conch";
 /// An administrator's kubeconfig of somebody else's cluster to run the tests on.
 pub const KUBECONFIG_VARIABLE: &str = "CONCH_KUBECONFIG";
+/// The registry that holds the images for that cluster, if its nodes do not have them under their own names.
+const REGISTRY_VARIABLE: &str = "CONCH_REGISTRY";
+/// The registry in the images' own names.
+const REGISTRY: &str = "ghcr.io";
 
 /// A cluster with Conch on it.
 #[derive(Debug)]
@@ -30,25 +34,40 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Takes the cluster of `CONCH_KUBECONFIG`, or brings up one of our own.
+    /// Takes the cluster of `CONCH_KUBECONFIG`, or brings up that of the tests.
     ///
     /// # Errors
     /// The cluster does not come up.
     pub fn open() -> Result<Self> {
+        Self::open_or(&env::var("CONCH_E2E_CLUSTER").unwrap_or_else(|_| CLUSTER.to_owned()))
+    }
+
+    /// Takes the cluster of `CONCH_KUBECONFIG`, or brings up one of our own.
+    ///
+    /// # Errors
+    /// The cluster does not come up.
+    pub fn open_or(name: &str) -> Result<Self> {
         if let Some(path) = env::var_os(KUBECONFIG_VARIABLE).map(PathBuf::from) {
-            println!("cluster: the one of {KUBECONFIG_VARIABLE}={}", path.display());
-            return Ok(Self { tools: Tools::new(&path, None), cluster: None });
+            return Self::guest(&path);
         }
-        let name = env::var("CONCH_E2E_CLUSTER").unwrap_or_else(|_| CLUSTER.to_owned());
         println!("cluster: {name}, brought up by conch-cluster");
-        Self::up(name)
+        Self::up(name.to_owned())
+    }
+
+    /// Somebody else's cluster.
+    fn guest(kubeconfig: &Path) -> Result<Self> {
+        let tools = Tools::new(kubeconfig, None);
+        let name = "{.clusters[0].name} at {.clusters[0].cluster.server}";
+        let name = tools.kubectl(&["config", "view", "--minify", &format!("--output=jsonpath={name}")])?;
+        println!("cluster: {name}, of {KUBECONFIG_VARIABLE}={}", kubeconfig.display());
+        Ok(Self { tools, cluster: None })
     }
 
     /// Brings up a cluster of our own with two nodes, or finds that it is up.
     ///
     /// # Errors
     /// It does not come up.
-    pub fn up(name: String) -> Result<Self> {
+    fn up(name: String) -> Result<Self> {
         let cluster = Cluster::up(&Options { name, nodes: 2 })?;
         let tools = Tools::new(cluster.kubeconfig(), Some(cluster.tools_directory()));
         Ok(Self { tools, cluster: Some(cluster) })
@@ -79,7 +98,10 @@ impl Environment {
         let chart = chart_directory();
         let chart = chart.to_string_lossy();
         let install = ["upgrade", "--install", RELEASE, &chart, "--namespace", OPERATOR_NAMESPACE];
-        self.tools.helm(&[&install[..], &["--create-namespace", "--wait", "--timeout", "2m"]].concat())?;
+        let registry = registry();
+        let images = format!("image.registry={registry},sidecar.image.registry={registry}");
+        let wait = ["--create-namespace", "--wait", "--timeout", "2m", "--set", &images];
+        self.tools.helm(&[&install[..], &wait].concat())?;
         if before { self.restart_operator() } else { Ok(()) }
     }
 
@@ -132,6 +154,15 @@ pub const OPERATOR_SELECTOR: &str = "app.kubernetes.io/name=conch,app.kubernetes
 /// The archive that `make images` writes.
 pub fn image_file(program: Program) -> PathBuf {
     workspace_directory().join("out").join(format!("{}.tar", program.name()))
+}
+
+/// Where the cluster's nodes have an image from.
+pub fn image_reference(program: Program) -> String {
+    program.reference().replacen(REGISTRY, &registry(), 1)
+}
+
+fn registry() -> String {
+    env::var(REGISTRY_VARIABLE).unwrap_or_else(|_| REGISTRY.to_owned())
 }
 
 /// The Helm chart.

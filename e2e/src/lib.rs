@@ -12,7 +12,7 @@ mod workload;
 
 pub use environment::{
     CLUSTER, Environment, KUBECONFIG_VARIABLE, OPERATOR_NAMESPACE, OPERATOR_SELECTOR, RELEASE,
-    chart_directory, image_file,
+    chart_directory, image_file, image_reference,
 };
 pub use error::{Error, Result};
 pub use measure::{median, milliseconds, resident_kib};

@@ -2,11 +2,15 @@
 
 use std::thread;
 
+use conch_crds::names;
 use serde_json::{Value, json};
 
 use crate::environment::{Environment, OPERATOR_NAMESPACE, OPERATOR_SELECTOR};
 use crate::error::Result;
 use crate::tools::Tools;
+
+/// Of each log.
+const LOG_LIMITS: &[&str] = &["--tail=60", "--limit-bytes=12000"];
 
 /// A namespace of its own. That of a test shows the world when the test fails, and is gone afterwards.
 #[derive(Debug)]
@@ -102,29 +106,37 @@ impl<'a> Namespace<'a> {
 
     /// Everything that helps to understand why a test failed.
     fn print_world(&self) {
-        let name = self.name.as_str();
-        let pods = "--selector=app";
-        let looks: [&[&str]; 6] = [
-            &[
-                "-n",
-                name,
-                "get",
-                "pods,deployments,statefulsets,daemonsets,elections,coordinationpolicies",
-                "-o",
-                "wide",
-            ],
-            &["-n", name, "get", "leases", "-o", "yaml"],
-            &["-n", name, "get", "events", "--sort-by=.metadata.creationTimestamp"],
-            &["-n", name, "describe", "pods"],
-            &["-n", name, "logs", pods, "-c", "conch", "--tail=60", "--prefix"],
-            &["-n", OPERATOR_NAMESPACE, "logs", "--selector", OPERATOR_SELECTOR, "--tail=60", "--prefix"],
-        ];
-        for look in looks {
-            println!("\n$ kubectl {}", look.join(" "));
-            match self.tools().kubectl(&[&["--request-timeout=10s"], look].concat()) {
-                Ok(text) => println!("{text}"),
-                Err(error) => println!("{error}"),
+        let objects = "pods,deployments,statefulsets,daemonsets,elections,coordinationpolicies";
+        self.print(&self.name, &["get", objects, "-o", "wide"]);
+        self.print(&self.name, &["get", "leases", "-o", "yaml"]);
+        self.print(&self.name, &["get", "events", "--sort-by=.metadata.creationTimestamp"]);
+        self.print(&self.name, &["describe", "pods"]);
+        let operator = ["logs", "--selector", OPERATOR_SELECTOR, "--prefix"];
+        self.print(OPERATOR_NAMESPACE, &[&operator[..], LOG_LIMITS].concat());
+        for pod in self.list(&["pods"]).unwrap_or_default() {
+            self.print_sidecar(&pod);
+        }
+    }
+
+    /// What the sidecar of a pod logged, and the one that ran before it was restarted.
+    fn print_sidecar(&self, pod: &Value) {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        let containers = pod["status"]["initContainerStatuses"].as_array().into_iter().flatten();
+        for container in containers.filter(|container| container["name"] == names::SIDECAR_CONTAINER) {
+            let logs = ["logs", name, "-c", names::SIDECAR_CONTAINER];
+            if container["restartCount"].as_u64() > Some(0) {
+                self.print(&self.name, &[&logs[..], &["--previous"], LOG_LIMITS].concat());
             }
+            self.print(&self.name, &[&logs[..], LOG_LIMITS].concat());
+        }
+    }
+
+    fn print(&self, namespace: &str, look: &[&str]) {
+        println!("\n$ kubectl --namespace {namespace} {}", look.join(" "));
+        let options = ["--request-timeout=10s", "--namespace", namespace];
+        match self.tools().kubectl(&[&options[..], look].concat()) {
+            Ok(text) => println!("{text}"),
+            Err(error) => println!("{error}"),
         }
     }
 }

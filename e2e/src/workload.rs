@@ -4,6 +4,8 @@ use conch_crds::names;
 use conch_images::Program;
 use serde_json::{Value, json};
 
+use crate::environment::image_reference;
+
 /// Name of the program's container.
 pub const CONTAINER: &str = "program";
 
@@ -68,7 +70,7 @@ impl<'a> Workload<'a> {
     fn pod(&self) -> Value {
         let mut container = json!({
             "name": CONTAINER,
-            "image": Program::Probe.reference(),
+            "image": image_reference(Program::Probe),
             "imagePullPolicy": "IfNotPresent",
             "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
             "args": [

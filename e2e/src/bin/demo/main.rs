@@ -1,4 +1,7 @@
-//! `make demo`: the main job on a cluster of its own, each command with its real output, and what was measured.
+//! `make demo`: the main job on a cluster of its own, each command with its real output, and what was measured. With
+//! `CONCH_KUBECONFIG` set, on that cluster, without what needs one of our own.
+
+mod guest;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,7 +15,7 @@ use conch_e2e::{
 use conch_images::Program;
 
 const CLUSTER: &str = "conch-demo";
-const NAMESPACE: &str = "shop";
+const NAMESPACE: &str = "conch-demo";
 const WORKLOAD: &str = "payments";
 const REPLICAS: usize = 3;
 const DELETIONS: usize = 5;
@@ -31,9 +34,12 @@ fn main() -> Result<()> {
     let began = Instant::now();
     let environment = install()?;
     let namespace = Namespace::lasting(&environment, NAMESPACE)?;
+    if environment.cluster.is_none() {
+        return guest::demonstrate(&namespace);
+    }
     let probes = deploy(&namespace)?;
     annotate(&probes)?;
-    ask(&probes)?;
+    ask(&environment.tools, &probes.leader()?.name)?;
     let measured = Measured {
         hand_overs: delete_leaders(&probes)?,
         power_cut: cut_power(&probes)?,
@@ -59,11 +65,13 @@ fn show(tools: &Tools, line: &str) -> Result<String> {
 }
 
 fn install() -> Result<Environment> {
-    say("A cluster with two nodes");
-    println!("$ conch-cluster --name {CLUSTER} up");
-    let environment = Environment::up(CLUSTER.to_owned())?;
-    for program in Program::ALL {
-        println!("$ conch-cluster --name {CLUSTER} load out/{}.tar", program.name());
+    say("A cluster");
+    let environment = Environment::open_or(CLUSTER)?;
+    if environment.cluster.is_some() {
+        println!("$ conch-cluster --name {CLUSTER} up");
+        for program in Program::ALL {
+            println!("$ conch-cluster --name {CLUSTER} load out/{}.tar", program.name());
+        }
     }
     environment.load_images()?;
     show(&environment.tools, "kubectl get nodes")?;
@@ -87,8 +95,8 @@ fn deploy<'a>(namespace: &'a Namespace<'a>) -> Result<Probes<'a>> {
     Ok(probes)
 }
 
-fn annotate(probes: &Probes<'_>) -> Result<()> {
-    let tools = probes.namespace.tools();
+/// Annotates the workload and waits until its pods are new.
+fn annotate_workload(tools: &Tools) -> Result<()> {
     say("Give it a leader: one annotation. The pods roll once, each with a sidecar");
     show(
         tools,
@@ -98,21 +106,29 @@ fn annotate(probes: &Probes<'_>) -> Result<()> {
         tools,
         &format!("kubectl --namespace {NAMESPACE} rollout status deployment/{WORKLOAD} --timeout=2m"),
     )?;
-    probes.wait_complete(REPLICAS)?;
-    let leader = probes.leader()?.name;
-    wait_shown(probes, &leader)?;
+    Ok(())
+}
+
+fn show_leader(tools: &Tools) -> Result<()> {
     show(tools, &format!("kubectl --namespace {NAMESPACE} get pods -o wide"))?;
     show(tools, &format!("kubectl --namespace {NAMESPACE} get elections,coordinationpolicies"))?;
     Ok(())
 }
 
-fn ask(probes: &Probes<'_>) -> Result<()> {
+fn annotate(probes: &Probes<'_>) -> Result<()> {
+    let tools = probes.namespace.tools();
+    annotate_workload(tools)?;
+    probes.wait_complete(REPLICAS)?;
+    wait_shown(probes, &probes.leader()?.name)?;
+    show_leader(tools)
+}
+
+fn ask(tools: &Tools, leader: &str) -> Result<()> {
     say("Ask who leads, from inside a pod (in an image with curl: curl -f localhost:4040/v1/leader)");
-    let leader = probes.leader()?.name;
     let ask = format!(
         "kubectl --namespace {NAMESPACE} exec {leader} -c {CONTAINER} -- /conch-probe get /v1/leader"
     );
-    show(probes.namespace.tools(), &ask)?;
+    show(tools, &ask)?;
     Ok(())
 }
 
