@@ -55,7 +55,8 @@ impl Leadership {
     pub fn new(config: Config, namespace: &str, pod: &str, pod_uid: &str) -> Result<Self, LeadershipError> {
         let timing = Timing::new(LEASE, RENEW_INTERVAL, STOP_GRACE, MAX_PROMISE)?;
         let nonce = draw_nonce().map_err(LeadershipError::Nonce)?;
-        let store = KubernetesStore::new(config, namespace, operator_objects::LEASE, names::OPERATOR)?;
+        let (lease, manager) = (operator_objects::LEASE, names::OPERATOR);
+        let store = KubernetesStore::new(config, namespace, lease, manager, RENEW_INTERVAL)?;
         let identity = Identity { pod: pod.to_owned(), pod_uid: pod_uid.to_owned(), nonce };
         let config = ElectionConfig { identity, timing, longest_lease: LEASE, fencing_offset: 0 };
         let (driver, candidate) = Driver::new(store, config, clock::now, Arc::new(()));

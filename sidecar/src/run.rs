@@ -74,7 +74,7 @@ pub async fn run(args: ServeArgs) -> Result<()> {
     let (timing, longest_lease) = args.timing.validate()?;
     let signals = Signals::new().context("failed to listen for signals")?;
     let listeners = Listeners::bind(args.api.port)?;
-    let store = connect(&args).await?;
+    let store = connect(&args, timing.renew_interval()).await?;
     let deletions = store.pod_deletion();
 
     let mut registry = Registry::default();
@@ -143,13 +143,13 @@ fn join(
     Sidecar::new(candidate, clock::now, about, witness, program, shutdown)
 }
 
-async fn connect(args: &ServeArgs) -> Result<KubernetesStore> {
+async fn connect(args: &ServeArgs, renew_interval: Duration) -> Result<KubernetesStore> {
     let (namespace, lease) = (args.namespace.as_str(), args.lease.as_str());
     let Some(path) = &args.kubeconfig else {
-        return Ok(KubernetesStore::in_cluster(namespace, lease, SIDECAR)?);
+        return Ok(KubernetesStore::in_cluster(namespace, lease, SIDECAR, renew_interval)?);
     };
     let config = kubeconfig(path).await.with_context(|| format!("failed to use {}", path.display()))?;
-    Ok(KubernetesStore::new(config, namespace, lease, SIDECAR)?)
+    Ok(KubernetesStore::new(config, namespace, lease, SIDECAR, renew_interval)?)
 }
 
 async fn kubeconfig(path: &Path) -> Result<kube::Config> {

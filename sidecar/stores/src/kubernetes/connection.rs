@@ -17,19 +17,25 @@ use kube::{
     core::Status,
 };
 use std::{
-    fmt,
+    fmt, io,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tower::{BoxError, ServiceBuilder};
 use tracing::trace;
 
-/// An API server that does not accept a connection within this time is tried again on a new one.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A silent connection is probed after this time,
-const KEEPALIVE: Duration = Duration::from_secs(5);
-/// and taken for dead after so many probes without an answer.
-const KEEPALIVE_PROBES: u32 = 3;
+/// An API server that does not accept a connection within this time is tried again on a new one, from another port: where the
+/// first SYN was sent before the address of its Service was translated, none of its repetitions ever is. TCP repeats one
+/// after a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// A silent connection is probed after this time, which is the default interval of renewals: a watch that works is seldom
+/// silent for as long,
+const KEEPALIVE: Duration = Duration::from_secs(2);
+/// then in this interval,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// and taken for dead after so many probes without an answer. That is before TCP's own repetitions are so far apart that a
+/// connection which outlives an outage brings its news much later than a new one.
+const KEEPALIVE_PROBES: u32 = 2;
 
 /// Why no connection can be made from the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -148,8 +154,11 @@ impl Rejection {
         match self {
             Self::TimedOut => Failure { kind: FailureKind::Timeout, retry_after: None },
             Self::Broken(error) => {
-                let unreadable = matches!(**error, kube::Error::SerdeError(_));
-                let kind = if unreadable { FailureKind::Invalid } else { FailureKind::Unavailable };
+                let kind = match **error {
+                    kube::Error::SerdeError(_) => FailureKind::Invalid,
+                    _ if timed_out(error.as_ref()) => FailureKind::Timeout,
+                    _ => FailureKind::Unavailable,
+                };
                 Failure { kind, retry_after: None }
             }
             Self::Status { status, retry_after, .. } => {
@@ -211,10 +220,22 @@ async fn read_body(response: Response<Body>) -> Result<Vec<u8>, kube::Error> {
     Ok(response.into_body().collect_bytes().await?.into())
 }
 
-/// The whole story of an error, outermost first: kube's errors often say only "service error" themselves.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// The whole story of an error: kube's errors often say only "service error" themselves.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Was it a wait in vain, e.g. for a connection? Then the time that it took was pause enough.
+fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_timeout = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(is_timeout))
+}
+
+/// Outermost first.
+fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 fn build(config: &Config) -> Result<Client, kube::Error> {
@@ -223,7 +244,7 @@ fn build(config: &Config) -> Result<Client, kube::Error> {
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.set_keepalive(Some(KEEPALIVE));
-    connector.set_keepalive_interval(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     connector.set_keepalive_retries(Some(KEEPALIVE_PROBES));
     // HTTP/1.1 only: dropping a request closes its connection, and one slow answer delays no other.
     let connector = config.rustls_https_connector_with_connector(connector)?;
@@ -298,6 +319,30 @@ mod tests {
         assert!(!rejection(404, None, "<html>").is_not_found());
         assert!(!rejection(404, None, "{}").is_not_found());
         assert!(!rejection(503, None, NOT_FOUND).is_not_found());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_no_connection_is_late_and_one_that_refuses_is_unavailable() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let full = tokio::net::TcpSocket::new_v4().unwrap();
+        full.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = full.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let kind = async || {
+            let config = Config::new(format!("https://{address}").parse().unwrap());
+            let request = Request::get("/").body(Vec::new()).unwrap();
+            let attempt = Connection::new(config).unwrap().exchange(request).await;
+            attempt.unwrap_err().failure().kind
+        };
+        // The kernel drops every SYN while as many connections wait to be accepted as the queue has places.
+        let waiting = futures::future::join_all((0..4).map(|_| {
+            tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address))
+        }));
+        let waiting = waiting.await;
+        assert!(waiting.iter().any(Result::is_err), "the queue is not full");
+        assert_eq!(kind().await, FailureKind::Timeout);
+        drop(listener);
+        assert_eq!(kind().await, FailureKind::Unavailable);
     }
 
     #[test]

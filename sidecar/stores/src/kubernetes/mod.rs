@@ -12,6 +12,7 @@ mod connection;
 mod encoding;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod rhythm;
 mod seen;
 
 pub use connection::ConnectError;
@@ -33,6 +34,7 @@ use seen::Seen;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -52,6 +54,7 @@ struct Shared {
     namespace: String,
     lease: String,
     field_manager: &'static str,
+    renew_interval: Duration,
     /// What failed last time, and how: logged already.
     failing: Mutex<BTreeMap<Operation, FailureKind>>,
 }
@@ -77,12 +80,14 @@ pub enum InClusterStoreError {
 impl KubernetesStore {
     /// A store over the Lease `namespace`/`lease`, as the API server of `config` holds it. Takes addresses and
     /// credentials from `config`, and no proxy; time-outs and retries are the caller's, who drops a future that takes too
-    /// long. Must be called inside a Tokio runtime.
+    /// long. A watch that tells of no renewal for longer than `renew_interval` allows is opened again. Must be called inside
+    /// a Tokio runtime.
     pub fn new(
         config: Config,
         namespace: impl Into<String>,
         lease: impl Into<String>,
         field_manager: &'static str,
+        renew_interval: Duration,
     ) -> Result<Self, ConnectError> {
         let shared = Shared {
             connection: Connection::new(config)?,
@@ -90,6 +95,7 @@ impl KubernetesStore {
             namespace: namespace.into(),
             lease: lease.into(),
             field_manager,
+            renew_interval,
             failing: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -101,9 +107,10 @@ impl KubernetesStore {
         namespace: impl Into<String>,
         lease: impl Into<String>,
         field_manager: &'static str,
+        renew_interval: Duration,
     ) -> Result<Self, InClusterStoreError> {
         let config = Config::incluster().map_err(InClusterStoreError::Config)?;
-        Ok(Self::new(config, namespace, lease, field_manager)?)
+        Ok(Self::new(config, namespace, lease, field_manager, renew_interval)?)
     }
 
     /// What the operator last wrote on the Lease about a pod that is being deleted. Fed by reads, writes and, while it is

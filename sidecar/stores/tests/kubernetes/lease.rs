@@ -20,6 +20,8 @@ use std::{env, sync::Once, time::Duration};
 /// Where all Leases of these tests stand.
 pub(crate) const NAMESPACE: &str = "conch-stores-test";
 pub(crate) const MANAGER: &str = "conch-stores-test";
+/// As the candidates of these tests expect it.
+pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(1);
 const KUBECONFIG: &str = "CONCH_TEST_KUBECONFIG";
 
 pub(crate) struct RealLease {
@@ -29,13 +31,20 @@ pub(crate) struct RealLease {
     pub(crate) client: Client,
     /// Goes through the relay.
     pub(crate) config: Config,
+    /// Does not.
+    direct: Config,
     pub(crate) proxy: Proxy,
 }
 
 /// `None` where no cluster was given.
 pub(crate) async fn lease(test: &str) -> Option<RealLease> {
-    static PROVIDER: Once = Once::new();
-    PROVIDER.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        rustls::crypto::ring::default_provider().install_default().unwrap();
+        // Takes everything and keeps nothing: where no subscriber is, what a test counts may be switched off by another one
+        // that comes to the same line at the same time.
+        tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap();
+    });
     let path = env::var_os(KUBECONFIG)?;
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
     let direct = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
@@ -43,11 +52,18 @@ pub(crate) async fn lease(test: &str) -> Option<RealLease> {
     make_namespace(client.clone()).await;
     let server = direct.cluster_url.authority().unwrap().as_str().parse().unwrap();
     let proxy = Proxy::before(server).await;
-    let mut config = direct;
+    let mut config = direct.clone();
     config.tls_server_name = Some(server.ip().to_string());
     config.cluster_url = format!("https://{}", proxy.address).parse().unwrap();
     let name = format!("{}-{:08x}", test.replace('_', "-"), fastrand::u32(..));
-    Some(RealLease { name, leases: Api::namespaced(client.clone(), NAMESPACE), client, config, proxy })
+    Some(RealLease {
+        name,
+        leases: Api::namespaced(client.clone(), NAMESPACE),
+        client,
+        config,
+        direct,
+        proxy,
+    })
 }
 
 async fn make_namespace(client: Client) {
@@ -67,8 +83,13 @@ impl RealLease {
         self.store_with(self.config.clone())
     }
 
+    /// Of a candidate whose network is another one.
+    pub(crate) fn direct_store(&self) -> KubernetesStore {
+        self.store_with(self.direct.clone())
+    }
+
     pub(crate) fn store_with(&self, config: Config) -> KubernetesStore {
-        KubernetesStore::new(config, NAMESPACE, &self.name, MANAGER).unwrap()
+        KubernetesStore::new(config, NAMESPACE, &self.name, MANAGER, RENEW_INTERVAL).unwrap()
     }
 
     pub(crate) async fn patch(&self, patch: Value) {

@@ -16,6 +16,8 @@ mod lease;
 mod proxy;
 #[cfg(test)]
 mod rights;
+#[cfg(test)]
+mod silence;
 
 #[cfg(test)]
 use {common::conformance, lease::lease};
@@ -36,6 +38,12 @@ checks!(faults with lease:
 checks!(backup with lease:
     what_was_put_back_is_unknown_until_a_candidate_writes_it,
     what_was_put_back_is_led_a_whole_lease_later,
+);
+
+checks!(silence with lease:
+    a_follower_whose_network_comes_late_hears_soon,
+    a_follower_whose_connections_were_lost_hears_soon_after_its_network_is_back,
+    a_watch_that_fell_silent_is_replaced_when_a_renewal_is_overdue,
 );
 
 checks!(rights with lease:

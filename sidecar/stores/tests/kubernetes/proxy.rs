@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 use tokio::{
@@ -18,6 +18,7 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     breaks: broadcast::Sender<Break>,
     accepted: Arc<AtomicUsize>,
+    swallows: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -35,25 +36,35 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let breaks = broadcast::Sender::new(16);
-        let accepted = Arc::new(AtomicUsize::new(0));
+        let (accepted, swallows) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let task = tokio::spawn({
-            let (breaks, accepted) = (breaks.clone(), Arc::clone(&accepted));
+            let (breaks, accepted, swallows) = (breaks.clone(), Arc::clone(&accepted), Arc::clone(&swallows));
             async move {
-                let mut connections = tokio::task::JoinSet::new();
+                let (mut connections, mut swallowed) = (tokio::task::JoinSet::new(), Vec::new());
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
+                    if swallows.load(Ordering::SeqCst) {
+                        swallowed.push(client);
+                    } else {
+                        connections.spawn(relay(client, server, breaks.subscribe()));
+                    }
                     accepted.fetch_add(1, Ordering::SeqCst);
-                    connections.spawn(relay(client, server, breaks.subscribe()));
                 }
             }
         });
-        Self { address, breaks, accepted, task }
+        Self { address, breaks, accepted, swallows, task }
     }
 
     /// Breaks what is open now; what comes later is whole.
     pub(crate) fn break_connections(&self, how: Break) {
         // No receiver: nothing is open.
         let _ = self.breaks.send(how);
+    }
+
+    /// From now on, are connections held open with nothing behind them? They stay so when later ones are relayed, like
+    /// those whose first packet was lost on a way that did not exist yet.
+    pub(crate) fn swallow(&self, swallows: bool) {
+        self.swallows.store(swallows, Ordering::SeqCst);
     }
 
     /// How many connections were made so far.
