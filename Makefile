@@ -2,7 +2,7 @@
 # it is first needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images simulate mutants fuzz cluster clean-cluster
+.PHONY: help demo test lint images simulate mutants fuzz fencing cluster clean-cluster
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ mutants: ## Switch off each safety rule of the elector in a copy, and show that 
 
 fuzz: ## Look for input that breaks a promise, SECONDS_EACH seconds (600) for each parser; needs g++
 	@fuzz/run.sh
+
+fencing: ## Show on PostgreSQL and Redis what the fencing token protects from; writes the table of docs/fencing.md
+	cargo build --quiet --package conch-cluster --package conch-fencing --bin conch-cluster --bin conch-fencing
+	cargo run --quiet --package conch-fencing -- check
 
 cluster: ## Bring up a cluster with two nodes, named conch
 	cargo build --quiet --package conch-cluster
