@@ -32,7 +32,7 @@ import (
 // The defaults that client-go documents are those of these flags.
 var (
 	lease         = flag.String("lease", "", "name of the Lease")
-	address       = flag.String("address", "127.0.0.1:4041", "where to answer")
+	address       = flag.String("address", "127.0.0.1:4040", "where to answer")
 	leaseDuration = flag.Duration("lease-duration", 15*time.Second, "how long a follower waits before it takes over")
 	renewDeadline = flag.Duration("renew-deadline", 10*time.Second, "how long a leader tries to renew before it gives up")
 	retryPeriod   = flag.Duration("retry-period", 2*time.Second, "from one attempt to the next")

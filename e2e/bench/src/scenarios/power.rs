@@ -1,0 +1,53 @@
+//! The power of the leader's node is cut.
+
+use anyhow::Result;
+use conch_e2e::{Candidate, Environment, Namespace};
+
+use super::{ELECTIONS, Rounds, judge};
+use crate::contender::{MEASURING, Timing};
+use crate::election::{Election, deploy, wait_complete};
+use crate::results::{Scenario, Side};
+use crate::statistics::show;
+
+pub(crate) fn run(environment: &Environment, side: &mut Side, rounds: Rounds, timing: Timing) -> Result<()> {
+    let (words, scenario) = match timing {
+        Timing::Default => ("power", Scenario::PowerCut),
+        Timing::Short => ("power-short", Scenario::ShortPowerCut),
+    };
+    let namespace = Namespace::new(environment, &format!("{words}-{}", side.contender.slug()))?;
+    let elections = deploy(side.contender, &namespace, timing, ELECTIONS, MEASURING)?;
+    wait_complete(&elections)?;
+    for round in 1..=rounds.power_cuts {
+        let (node, led) = busiest_node(&elections)?;
+        let cluster = elections[0].first().cluster();
+        let event = conch_probe::now();
+        cluster.kill_node(node)?;
+        for (election, leader) in led {
+            let times = election.wait_next_leader(event, &leader)?;
+            println!("  {} {round}/{}: {}", scenario.name(), rounds.power_cuts, show(times[0]));
+            for (column, time) in side.columns.iter_mut().zip(times) {
+                match timing {
+                    Timing::Default => column.power_cut.add(time),
+                    Timing::Short => column.short_power_cut.add(time),
+                }
+            }
+        }
+        cluster.restart_node(node)?;
+        wait_complete(&elections)?;
+    }
+    judge(side, scenario, &elections)
+}
+
+/// The node with the most leaders, and these.
+pub(crate) fn busiest_node<'e, 'a>(
+    elections: &'e [Election<'a>],
+) -> Result<(usize, Vec<(&'e Election<'a>, Candidate)>)> {
+    let mut led = Vec::new();
+    for election in elections {
+        led.push((election, election.leader()?));
+    }
+    let leaders = |node: usize| led.iter().filter(|(_, leader)| leader.node == node).count();
+    let node = led.iter().map(|(_, leader)| leader.node).max_by_key(|node| leaders(*node)).unwrap_or(1);
+    led.retain(|(_, leader)| leader.node == node);
+    Ok((node, led))
+}
