@@ -2,7 +2,7 @@
 # it is first needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint images simulate mutants fuzz fencing cluster clean-cluster
+.PHONY: help demo test bench lint images simulate mutants fuzz fencing cluster clean-cluster
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ fuzz: ## Look for input that breaks a promise, SECONDS_EACH seconds (600) for ea
 fencing: ## Show on PostgreSQL and Redis what the fencing token protects from; writes the table of docs/fencing.md
 	cargo build --quiet --package conch-cluster --package conch-fencing --bin conch-cluster --bin conch-fencing
 	cargo run --quiet --package conch-fencing -- check
+
+bench: ## Measure Conch against client-go, ROUNDS=30, into docs/benchmarks.md (25 minutes on an idle machine)
+	cargo build --quiet --package conch-cluster --package conch-bench --bin conch-cluster --bin conch-bench
+	cargo run --quiet --package conch-images -- build
+	cargo run --quiet --package conch-bench -- --rounds $(or $(ROUNDS),30)
 
 cluster: ## Bring up a cluster with two nodes, named conch
 	cargo build --quiet --package conch-cluster
