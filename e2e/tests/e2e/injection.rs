@@ -1,7 +1,7 @@
 //! Which pods get a sidecar, and what is said where one cannot.
 
 use conch_crds::names;
-use conch_e2e::{Namespace, Tools, Workload};
+use conch_e2e::{Environment, Namespace, OPERATOR_NAMESPACE, Tools, Workload};
 use serde_json::{Value, json};
 
 use crate::support::{PATIENCE, environment, is_injected, pods, wait_condition, wait_event, wait_leader};
@@ -129,4 +129,71 @@ fn pods_of_a_disabled_namespace_stay_plain() {
     namespace.apply(workload.manifest()).unwrap();
     namespace.wait_rolled_out(&workload.reference()).unwrap();
     wait_all(&namespace, &workload, false);
+}
+
+#[test]
+fn pods_of_a_workload_that_came_too_late_to_an_election_are_refused_and_it_says_why() {
+    let namespace = Namespace::new(environment(), "not-shared").unwrap();
+    let apply = |name: &str| {
+        let workload = Workload { replicas: 1, policy: Some("default"), ..Workload::deployment(name) };
+        let mut manifest = workload.manifest();
+        manifest["metadata"]["annotations"][names::ELECTION] = json!("ledger");
+        namespace.apply(manifest).unwrap();
+        workload.reference()
+    };
+    namespace.wait_rolled_out(&apply("first")).unwrap();
+    let (leader, _) = wait_leader(&namespace, "first");
+    apply("second");
+    let condition = wait_condition(&namespace, "election/ledger", "Ready", "False", "NotShared");
+    let message = condition["message"].as_str().unwrap();
+    assert!(message.contains("Deployment second") && message.contains("sharedElections"), "{message}");
+    assert!(wait_event(&namespace, "ElectionNotShared").contains("Deployment first"));
+    // The Deployment itself says why it has no pods.
+    Tools::wait_for("refusal of the pod", PATIENCE, || {
+        let conditions = namespace.get(&["deployment/second"])?["status"]["conditions"].to_string();
+        let told = conditions.contains("asks for the election of Deployment first");
+        Ok(if told { Ok(()) } else { Err(conditions) })
+    })
+    .unwrap();
+    assert!(pods(&namespace, "second").unwrap().is_empty());
+    assert_eq!(wait_leader(&namespace, "first").0, leader);
+}
+
+/// Removes what a test made in the namespace of the release.
+struct Neighbours<'a>(&'a Environment);
+
+impl Drop for Neighbours<'_> {
+    fn drop(&mut self) {
+        let delete = ["delete", "--namespace", OPERATOR_NAMESPACE, "--ignore-not-found"];
+        let workloads = ["deployment/neighbour", "deployment/operator", "coordinationpolicy/default"];
+        if let Err(error) = self.0.tools.kubectl(&[&delete[..], &workloads[..]].concat()) {
+            println!("{error}");
+        }
+    }
+}
+
+#[test]
+fn the_namespace_of_the_release_is_like_any_other() {
+    let environment = environment();
+    let _neighbours = Neighbours(environment);
+    for (name, replicas) in [("neighbour", 1), ("operator", 0)] {
+        let mut manifest =
+            Workload { replicas, policy: Some("default"), ..Workload::deployment(name) }.manifest();
+        manifest["metadata"]["namespace"] = json!(OPERATOR_NAMESPACE);
+        environment.tools.apply(&manifest).unwrap();
+    }
+    let ready = |election: &str| -> conch_e2e::Result<String> {
+        let election = environment.tools.get(&["--namespace", OPERATOR_NAMESPACE, "election", election])?;
+        let conditions = election["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
+        Ok(ready.map(|ready| ready["reason"].as_str().unwrap_or_default().to_owned()).unwrap_or_default())
+    };
+    // The operator has a Role of this name for itself.
+    for (election, reason) in [("neighbour", "Led"), ("operator", "NotOurs")] {
+        Tools::wait_for(reason, PATIENCE, || {
+            let found = ready(election)?;
+            Ok(if found == reason { Ok(()) } else { Err(found) })
+        })
+        .unwrap();
+    }
 }
