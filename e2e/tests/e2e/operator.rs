@@ -160,3 +160,41 @@ fn a_pass_with_nothing_to_do_writes_nothing() {
     let after = writes(environment) - before;
     assert!(after <= 1, "{after} writes: one is the label");
 }
+
+#[test]
+fn a_certificate_that_is_deleted_is_made_again_and_pods_get_their_sidecars() {
+    let environment = environment();
+    let namespace = Namespace::new(environment, "certificate").unwrap();
+    let bundles = || -> conch_e2e::Result<Vec<Value>> {
+        let configuration = environment.tools.get(&["mutatingwebhookconfiguration", "conch-operator"])?;
+        let webhooks = configuration["webhooks"].as_array().cloned().unwrap_or_default();
+        Ok(webhooks.iter().map(|webhook| webhook["clientConfig"]["caBundle"].clone()).collect())
+    };
+    let secret = ["--namespace", OPERATOR_NAMESPACE, "secret", "conch-operator-certificate"];
+    let before = (environment.tools.get(&secret).unwrap()["data"].clone(), bundles().unwrap());
+    environment.tools.kubectl(&[&["delete"], &secret[..]].concat()).unwrap();
+    Tools::wait_for("a new certificate, trusted by every webhook", PATIENCE, || {
+        let after = (environment.tools.get(&secret)?["data"].clone(), bundles()?);
+        let is_new = after.0 != before.0 && after.1.iter().zip(&before.1).all(|(new, old)| new != old);
+        Ok(if is_new { Ok(()) } else { Err("the old one".to_owned()) })
+    })
+    .unwrap();
+    let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asked", "namespace": namespace.name,
+        "labels": {"conch.rs/policy": "default", "conch.rs/election": "e", "conch.rs/injection": "Required"}},
+        "spec": {"containers": [{"name": "program", "image": "program"}]}});
+    let file = std::env::temp_dir().join(format!("{}.json", namespace.name));
+    std::fs::write(&file, pod.to_string()).unwrap();
+    let asked = file.to_string_lossy();
+    let admitted =
+        || environment.tools.kubectl(&["create", "--dry-run=server", "--output=name", "-f", &asked]);
+    // A replica that did not renew it itself reads it when it sees the new bundle.
+    Tools::wait_for("admission", PATIENCE, || admitted().map(Ok)).unwrap();
+    for _ in 0..20 {
+        admitted().unwrap();
+    }
+    std::fs::remove_file(&file).unwrap();
+    let workload = Workload { replicas: 1, policy: Some("default"), ..Workload::deployment("app") };
+    namespace.apply(workload.manifest()).unwrap();
+    namespace.wait_rolled_out(&workload.reference()).unwrap();
+    wait_leader(&namespace, "app");
+}
