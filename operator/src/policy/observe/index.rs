@@ -249,7 +249,8 @@ impl Index {
     }
 
     pub(super) fn on_pod(&mut self, change: &Change<Pod>) -> Reaction {
-        if change.listed && change.after.as_ref().is_some_and(|pod| pod.sidecar.is_some()) {
+        let listed = change.listed && change.after.as_ref().is_some_and(|pod| pod.sidecar.is_some());
+        if listed || vanished(change).is_some_and(|pod| pod.sidecar.is_some()) {
             self.note(change);
         }
         let mut reaction = wake(change);
@@ -331,6 +332,12 @@ impl Index {
 /// The elections that took part or take part are looked at.
 pub(super) fn wake<T: View>(change: &Change<T>) -> Reaction {
     Reaction { keys: change.elections().iter().map(election_key).collect(), marks: Vec::new() }
+}
+
+/// A pod that is gone and was not seen to end: it was deleted by force, or with its node, and its programs may run on.
+fn vanished(change: &Change<Pod>) -> Option<&Pod> {
+    let after = change.after.as_ref().map(|pod| &pod.identity.uid);
+    change.before.as_ref().filter(|pod| pod.is_living() && after != Some(&pod.identity.uid))
 }
 
 fn election_key((namespace, name): &Place) -> Key {

@@ -5,19 +5,21 @@
 //! called fresh if no sidecar wrote *any* Lease of that name in the last lease, whatever was deleted since. The operator
 //! knows that from the order of events in its own watches, not from clocks:
 //!
-//! * A sidecar writes a Lease that it finds, or makes a missing one anew, which claims nothing, and leads a whole lease later
-//!   at the earliest. Either way the watch of Leases delivers it. Events of one watch come in the order of the writes: once it delivers the (still empty) Lease that
-//!   the operator made, it has delivered every earlier Lease of that name since the watch began.
+//! * A sidecar writes a Lease that it finds, or makes a missing one anew, with the operator's label, which claims nothing, and
+//!   leads a whole lease later at the earliest. Either way the watch of Leases delivers it. Events of one watch come in the
+//!   order of the writes: once it delivers the (still empty) Lease that the operator made, it has delivered every earlier
+//!   Lease of that name since the watch began.
 //! * Before the watch began: an election leaves an Election object behind. No garbage collector removes it; the operator
 //!   does, and only when there has been no workload, no pod and no write for the longest lease in use. An election that is
 //!   not in the first list of Elections, Leases and pods therefore has no leader from before.
 //!
 //! What is known instead is what **may** have led: [`Memory`] holds every election of which an object came with a list (it
-//! may have existed for any time) or of which a Lease or Election was deleted. It only ever grows; forgetting would save a
-//! wait and could cost safety. Every replica of the operator keeps its own from its own watches, leading or not.
+//! may have existed for any time), of which a Lease or Election was deleted, or of which a pod with a sidecar vanished
+//! without an end, as one does that is deleted by force. It only ever grows; forgetting would save a wait and could cost
+//! safety. Every replica of the operator keeps its own from its own watches, leading or not.
 //!
 //! Two gaps are closed by [`may_be_fresh`] itself: a Lease that somebody wrote to is not fresh, and neither is one that came
-//! later than pods which could have created an unlabelled one before it.
+//! later than pods which could have written one before it that somebody else had made, without the label.
 //!
 //! What remains is a person who deletes Lease, Role, `RoleBinding` and Election by hand, and by force the pod of a leader
 //! that is cut off from the API server, all within one lease in which the operator also restarts.

@@ -138,7 +138,9 @@ type Case = (&'static str, Vec<Event<Lease>>, Vec<Event<DeserializeGuard<Electio
 #[tokio::test]
 async fn somebody_may_have_led_whatever_was_there_before_or_was_deleted() {
     let made = || Event::Apply(lease("1", &json!({})));
-    let cases: [Case; 7] = [
+    let by_sidecar =
+        |uid| Event::Apply(lease(uid, &json!({"metadata": {"annotations": {names::RECORD: "x"}}})));
+    let cases: [Case; 10] = [
         (
             "a listed Lease",
             vec![Event::Init, Event::InitApply(lease("1", &json!({}))), Event::InitDone],
@@ -166,6 +168,24 @@ async fn somebody_may_have_led_whatever_was_there_before_or_was_deleted() {
             vec![],
         ),
         (
+            "a Lease that a sidecar made anew, and somebody emptied",
+            vec![by_sidecar("1"), Event::Apply(lease("1", &json!({})))],
+            vec![],
+            vec![],
+        ),
+        (
+            "a pod with a sidecar that was deleted by force",
+            vec![made()],
+            vec![],
+            vec![Event::Apply(pod("p", &json!({}))), Event::Delete(pod("p", &dying()))],
+        ),
+        (
+            "a pod with a sidecar that another one of its name replaced unseen",
+            vec![made()],
+            vec![],
+            vec![Event::Apply(pod("p", &json!({}))), Event::Apply(pod("q", &json!({})))],
+        ),
+        (
             "a listed pod with a sidecar, even if it is gone",
             vec![made()],
             vec![],
@@ -184,6 +204,20 @@ async fn somebody_may_have_led_whatever_was_there_before_or_was_deleted() {
         watched.leases(leases).await;
         assert!(watched.observe().lease.is_some(), "{name}");
         assert!(!watched.observe().never_led, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_whose_end_was_seen_or_that_had_no_sidecar_led_nothing_that_goes_on() {
+    let ended = json!({"status": {"phase": "Succeeded"}});
+    let plain = json!({"spec": {"initContainers": null}});
+    for (alive, gone) in [(json!({}), ended), (plain.clone(), plain)] {
+        let watched = Watched::new();
+        watched.pods(vec![Event::Init, Event::InitDone, Event::Apply(pod("p", &alive))]).await;
+        watched.pods(vec![Event::Apply(pod("p", &gone)), Event::Delete(pod("p", &gone))]).await;
+        watched.elections(vec![Event::Init, Event::InitDone]).await;
+        watched.leases(vec![Event::Init, Event::InitDone, Event::Apply(lease("1", &json!({})))]).await;
+        assert!(watched.observe().never_led, "{gone}");
     }
 }
 
