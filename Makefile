@@ -34,10 +34,10 @@ fencing: ## Show on PostgreSQL and Redis what the fencing token protects from; w
 	cargo build --quiet --package conch-cluster --package conch-fencing --bin conch-cluster --bin conch-fencing
 	cargo run --quiet --package conch-fencing -- check
 
-bench: ## Measure Conch against client-go, ROUNDS=30, into docs/benchmarks.md (25 minutes on an idle machine)
+bench: ## Measure Conch against client-go, ROUNDS=25, into docs/benchmarks.md (25 minutes on an idle machine)
 	cargo build --quiet --package conch-cluster --package conch-bench --bin conch-cluster --bin conch-bench
 	cargo run --quiet --package conch-images -- build
-	cargo run --quiet --package conch-bench -- --rounds $(or $(ROUNDS),30)
+	cargo run --quiet --package conch-bench -- --rounds $(or $(ROUNDS),25)
 
 cluster: ## Bring up a cluster with two nodes, named conch
 	cargo build --quiet --package conch-cluster
