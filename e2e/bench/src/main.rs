@@ -29,11 +29,13 @@ use report::Report;
 use results::Side;
 use scenarios::{Rounds, costs, graceful, overlap, power, streams};
 
+const NODES: usize = 2;
+
 /// Measures Conch against client-go.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Graceful deletions; the other things are done in proportion.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Name of the cluster; an old one is ended first, and the new one at the end.
     #[arg(long, default_value = "conch-bench")]
@@ -49,7 +51,7 @@ fn main() -> Result<ExitCode> {
     let output = arguments.output.unwrap_or_else(|| workspace_directory().join("docs"));
     let peer_image = peer::build()?;
     Cluster::down(&arguments.cluster)?;
-    let cluster = Cluster::up_with_fsync(&Options { name: arguments.cluster.clone(), nodes: 2 })?;
+    let cluster = Cluster::up_with_fsync(&Options { name: arguments.cluster.clone(), nodes: NODES })?;
     let tools = Tools::new(cluster.kubeconfig(), Some(cluster.tools_directory()));
     let machine =
         Machine::describe(cluster.kubeconfig().parent().context("the kubeconfig is in no directory")?)?;
@@ -60,10 +62,10 @@ fn main() -> Result<ExitCode> {
     environment.install()?;
 
     let rounds = Rounds::new(usize::from(arguments.rounds));
-    let mut conch = measure(&environment, Contender::Conch, rounds)?;
-    streams::run(&environment, &mut conch, rounds)?;
+    let mut conch = measure(&environment, Contender::Conch, rounds);
+    attempt(&environment, &mut conch, "streams", |side| streams::run(&environment, side, rounds));
     conch.costs.image_bytes = size(&image_file(Program::Sidecar))?;
-    let mut client_go = measure(&environment, Contender::ClientGo, rounds)?;
+    let mut client_go = measure(&environment, Contender::ClientGo, rounds);
     client_go.costs.image_bytes = size(&peer_image)?;
     Cluster::down(&arguments.cluster)?;
 
@@ -73,15 +75,41 @@ fn main() -> Result<ExitCode> {
 }
 
 /// Everything that is done to both.
-fn measure(environment: &Environment, contender: Contender, rounds: Rounds) -> Result<Side> {
-    println!("# {}", contender.slug());
+fn measure(environment: &Environment, contender: Contender, rounds: Rounds) -> Side {
     let mut side = Side::new(contender);
-    costs::run(environment, &mut side, rounds)?;
-    graceful::run(environment, &mut side, rounds)?;
-    power::run(environment, &mut side, rounds, Timing::Default)?;
-    power::run(environment, &mut side, rounds, Timing::Short)?;
-    overlap::run(environment, &mut side)?;
-    Ok(side)
+    attempt(environment, &mut side, "costs", |side| costs::run(environment, side, rounds));
+    attempt(environment, &mut side, "graceful", |side| graceful::run(environment, side, rounds));
+    for (part, timing) in [("power cuts", Timing::Default), ("power cuts, 3 s leases", Timing::Short)] {
+        attempt(environment, &mut side, part, |side| power::run(environment, side, rounds, timing));
+    }
+    attempt(environment, &mut side, "two leaders", |side| overlap::run(environment, side));
+    side
+}
+
+/// Measures a part. What fails is kept for the report: the other parts are worth having.
+fn attempt(
+    environment: &Environment,
+    side: &mut Side,
+    part: &str,
+    run: impl FnOnce(&mut Side) -> Result<()>,
+) {
+    let name = side.contender.slug();
+    println!("# {name}: {part}");
+    if let Err(error) = run(side) {
+        println!("  interrupted: {error:#}");
+        side.interrupted.push(format!("{name}, {part}: {error:#}"));
+        for node in 1..=NODES {
+            mend(environment, node);
+        }
+    }
+}
+
+/// Whatever a part that was interrupted left broken.
+fn mend(environment: &Environment, node: usize) {
+    let Some(cluster) = &environment.cluster else { return };
+    if let Err(error) = cluster.heal_node(node).and_then(|()| cluster.restart_node(node)) {
+        println!("  node {node} stays broken: {error}");
+    }
 }
 
 fn size(path: &Path) -> Result<u64> {

@@ -52,7 +52,7 @@ impl Report {
 
     /// Prints every target, and the counts last. Returns whether all were reached.
     pub(crate) fn print(&self) -> bool {
-        let targets = targets(&self.conch);
+        let targets = targets(&self.conch, &self.client_go);
         println!();
         for target in &targets {
             let verdict = if target.reached { "passed" } else { "FAILED" };
@@ -181,7 +181,7 @@ impl Report {
 
     fn targets(&self) -> String {
         let mut text = "## What Conch wants to reach\n\n| Target | Measured | |\n|---|---|---|\n".to_owned();
-        for target in targets(&self.conch) {
+        for target in targets(&self.conch, &self.client_go) {
             let verdict = if target.reached { "reached" } else { "**missed**" };
             let _ = writeln!(text, "| {} | {} | {verdict} |", target.text, target.measured);
         }

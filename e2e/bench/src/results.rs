@@ -16,6 +16,8 @@ pub(crate) struct Side {
     pub(crate) costs: Costs,
     /// Promises that were broken in other ways than by two leaders, e.g. tokens that fell.
     pub(crate) faults: Vec<String>,
+    /// What could not be measured to its end, and why.
+    pub(crate) interrupted: Vec<String>,
 }
 
 /// What was measured of one way of asking.
@@ -121,6 +123,7 @@ impl Side {
             streams: Streams::default(),
             costs: Costs::default(),
             faults: Vec::new(),
+            interrupted: Vec::new(),
         }
     }
 }

@@ -31,8 +31,8 @@ const OVERLAPS: [Scenario; 9] = [
     Scenario::Streams,
 ];
 
-/// All of them.
-pub(crate) fn targets(conch: &Side) -> Vec<Target> {
+/// All of them. That client-go was measured to the end is one, too: without it there is no comparison.
+pub(crate) fn targets(conch: &Side, client_go: &Side) -> Vec<Target> {
     let column = &conch.columns[0];
     let streams = &conch.streams;
     let milliseconds = Duration::from_millis;
@@ -56,7 +56,14 @@ pub(crate) fn targets(conch: &Side) -> Vec<Target> {
     targets.push(Target {
         text: "a follower sends no GET".to_owned(),
         measured: format!("{reads:.3} a second"),
-        reached: reads < FOLLOWER_READS,
+        // If no leader was seen writing, nothing was counted.
+        reached: reads < FOLLOWER_READS && conch.costs.leader.writes > 0.0,
+    });
+    let interrupted: Vec<_> = conch.interrupted.iter().chain(&client_go.interrupted).cloned().collect();
+    targets.push(Target {
+        text: "everything was measured to its end".to_owned(),
+        measured: if interrupted.is_empty() { "so it was".to_owned() } else { interrupted.join("; ") },
+        reached: interrupted.is_empty(),
     });
     targets
 }
@@ -89,9 +96,9 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_not_reached() {
-        let targets = targets(&Side::new(Contender::Conch));
+        let targets = targets(&Side::new(Contender::Conch), &Side::new(Contender::ClientGo));
         let reached: Vec<_> = targets.iter().filter(|target| target.reached).collect();
-        // No request was counted and no fault seen, which is all that an empty run shows.
+        // No fault was seen and nothing interrupted, which is all that an empty run shows.
         assert_eq!(reached.len(), 2, "{reached:?}");
     }
 
@@ -102,7 +109,12 @@ mod tests {
         let scenario = Scenario::Graceful;
         side.columns[0].overlaps.push(Overlap { scenario, length: Duration::ZERO, beliefs: Vec::new() });
         let of = |side: &Side, text: &str| {
-            targets(side).into_iter().find(|target| target.text.starts_with(text)).unwrap().reached
+            let client_go = Side::new(Contender::ClientGo);
+            targets(side, &client_go)
+                .into_iter()
+                .find(|target| target.text.starts_with(text))
+                .unwrap()
+                .reached
         };
         assert!(of(&side, "graceful, p50") && of(&side, "two leaders, graceful"));
         side.columns[0].graceful = std::iter::once(Duration::from_nanos(60_000_001)).collect();

@@ -38,7 +38,7 @@ impl Rounds {
             graceful,
             streams: graceful.div_ceil(2),
             power_cuts: graceful.div_ceil(6),
-            counting: Duration::from_secs(if graceful < 10 { 10 } else { 30 }),
+            counting: Duration::from_secs(if graceful < 10 { 10 } else { 20 }),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::results::{Overlap, Scenario, Side};
 use crate::statistics::show;
 
 /// After the last change of each fault, elections are watched for so long: client-go's callbacks lag by up to a lease.
-const AFTERMATH: Duration = Duration::from_secs(20);
+const AFTERMATH: Duration = Duration::from_secs(15);
 /// A candidate that was led through the relay has connected again, and has renewed.
 const RELAYED: Duration = Duration::from_secs(6);
 /// Later than this, client-go gives up on an answer.
