@@ -15,7 +15,7 @@ demo: ## Show the main job on a cluster of its own: install, annotate, kill the 
 test: ## Run every check and test; prints counts at the end
 	@e2e/test.sh
 
-lint: ## Format, file lengths, clippy
+lint: ## Format, file lengths, clippy, what dependencies bring
 	@e2e/test.sh lint
 
 images: ## Build the images of operator, sidecar and probe into out/
@@ -24,15 +24,15 @@ images: ## Build the images of operator, sidecar and probe into out/
 simulate: ## Simulate RUNS elections of two minutes (10 million, some hours) on all cores
 	cargo run --quiet --package conch-election --example simulate -- $(or $(RUNS),10000000)
 
-mutants: ## Switch off each safety rule of the elector in a copy, and show that the tests notice
-	cargo run --quiet --package conch-election --example mutants
+mutants: ## Switch off each safety rule of the elector in a copy (or NAMES), and show that the tests notice
+	cargo run --quiet --package conch-election --example mutants -- $(NAMES)
 
 fuzz: ## Look for input that breaks a promise, SECONDS_EACH seconds (600) for each parser; needs g++
 	@fuzz/run.sh
 
 fencing: ## Show on PostgreSQL and Redis what the fencing token protects from; writes the table of docs/fencing.md
-	cargo build --quiet --package conch-cluster --package conch-fencing --bin conch-cluster --bin conch-fencing
-	cargo run --quiet --package conch-fencing -- check
+	cargo build --quiet --package conch-cluster --package conch-fencing --bins
+	cargo run --quiet --package conch-fencing --bin conch-fencing -- check
 
 bench: ## Measure Conch against client-go, ROUNDS=25, into docs/benchmarks.md (25 minutes on an idle machine)
 	cargo build --quiet --package conch-cluster --package conch-bench --bin conch-cluster --bin conch-bench
@@ -43,6 +43,5 @@ cluster: ## Bring up a cluster with two nodes, named conch
 	cargo build --quiet --package conch-cluster
 	cargo run --quiet --package conch-cluster -- up
 
-clean-cluster: ## End the clusters of make cluster, make demo and make test
-	cargo build --quiet --package conch-cluster
-	for name in conch conch-demo conch-api conch-e2e; do cargo run --quiet --package conch-cluster -- --name $$name down; done
+clean-cluster: ## End the clusters that any of these commands left
+	@e2e/test.sh clean

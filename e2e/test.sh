@@ -1,41 +1,65 @@
 #!/usr/bin/env bash
 # Every check of the repository, one after the other. It goes on after a failure and prints counts at the end; a test that
-# could not run here is counted as skipped and named. `test.sh lint` stops before the tests.
+# could not run here is counted as skipped and named. However it ends, the clusters that it brought up are gone.
+#   test.sh          everything
+#   test.sh lint     stops before the tests
+#   test.sh clean    ends all clusters of this repository
+# KEEP_CLUSTER=1 keeps the cluster of the end-to-end tests, and takes one that is up. CONCH_KUBECONFIG names somebody else's.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 logs=out/test
-# The tests against a real API server install the CRDs in their own way, so they do not share a cluster with the chart.
-api_cluster=conch-api
 cluster=${CONCH_E2E_CLUSTER:-conch-e2e}
+unit_cluster=$cluster-unit
+demo_cluster=conch-demo
 conch_cluster=${CARGO_TARGET_DIR:-target}/debug/conch-cluster
+guest=${CONCH_KUBECONFIG:-}
+cargo_deny=0.20.2
 passed=0
 failed=0
 failures=()
+reasons=()
 skips=()
+times=()
+# The process group of the running step, and whether there is a cluster to tidy.
+child=
+started=
 mkdir -p "$logs"
+
+# logged NAME COMMAND...: runs a command in a process group of its own, so that it can be ended with all that it started.
+logged() {
+    local name=$1 began=$SECONDS status
+    shift
+    echo "== $name: $*"
+    set -m
+    ("$@" 2>&1 | tee "$logs/$name.log") </dev/null &
+    child=$!
+    set +m
+    wait "$child"
+    status=$?
+    child=
+    times+=("$(printf '%5d s  %s' $((SECONDS - began)) "$name")")
+    echo "== $name took $((SECONDS - began)) s"
+    return "$status"
+}
 
 # step NAME COMMAND...: one check, which passes or fails as a whole.
 step() {
-    local name=$1 began=$SECONDS
-    shift
-    echo "== $name: $*"
-    if "$@" 2>&1 | tee "$logs/$name.log"; then
+    local line
+    if logged "$@"; then
         passed=$((passed + 1))
+        while read -r line; do skips+=("$line"); done < <(sed -n 's/^SKIPPED //p' "$logs/$1.log")
     else
         failed=$((failed + 1))
-        failures+=("$name")
+        failures+=("$1")
+        reasons+=("$(echo "-- the end of $1:" && tail -n 20 "$logs/$1.log")")
     fi
-    echo "== $name took $((SECONDS - began)) s"
 }
 
 # tests NAME COMMAND...: a run of cargo test, counted by its own words.
 tests() {
-    local name=$1 began=$SECONDS status log ok bad
-    shift
-    log=$logs/$name.log
-    echo "== $name: $*"
-    "$@" 2>&1 | tee "$log"
+    local log=$logs/$1.log status ok bad line
+    logged "$@"
     status=$?
     ok=$(sum passed "$log")
     bad=$(sum failed "$log")
@@ -46,12 +70,13 @@ tests() {
     while read -r line; do skips+=("$line"); done < <(sed -n 's/^test \(.*\) \.\.\. ignored.*/\1/p' "$log")
     if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then
         bad=1
-        failures+=("$name: did not run to its end")
+        failures+=("$1: did not run to its end")
+        reasons+=("$(echo "-- the end of $1:" && tail -n 20 "$log")")
     fi
-    while read -r line; do failures+=("$name: $line"); done < <(names_of_failures "$log")
+    while read -r line; do failures+=("$1: $line"); done < <(names_of_failures "$log")
+    [ "$status" -eq 0 ] || reasons+=("$(panics "$log")")
     passed=$((passed + ok))
     failed=$((failed + bad))
-    echo "== $name took $((SECONDS - began)) s"
 }
 
 # The sum of a number in all lines such as `test result: ok. 8 passed; 0 failed; ...`.
@@ -64,18 +89,73 @@ names_of_failures() {
     awk '/^failures:$/ {list = ""; inside = 1; next} inside && /^    [^ ]/ {list = list $1 "\n"; next} /^test result: FAILED/ {printf "%s", list} {inside = inside && NF == 0}' "$1"
 }
 
+# What each failed test said, without the world that it shows behind it.
+panics() {
+    awk '/panicked at / {left = 10} /^(stack backtrace:|note: )/ || /^\$ kubectl / {left = 0} left > 0 && NF {print substr($0, 1, 600); left--}' "$1" | head -n 50
+}
+
 conch_cluster() {
     local name=$1
     shift
-    cargo run --quiet --package conch-cluster -- --name "$name" "$@"
+    # Not through cargo, if it can be: that would wait for whoever builds, also while a killed run is tidied.
+    if [ -x "$conch_cluster" ]; then
+        "$conch_cluster" --name "$name" "$@"
+    else
+        cargo run --quiet --package conch-cluster -- --name "$name" "$@"
+    fi
 }
 
 # Whatever an earlier run left of it is gone.
 fresh_cluster() {
-    local name=$1
-    shift
-    conch_cluster "$name" down
-    step "cluster-$name" conch_cluster "$name" up "$@"
+    conch_cluster "$1" down
+    step "cluster-$1" conch_cluster "$@"
+}
+
+# The clusters that a killed test left: they bear the number of its process.
+end_orphans() {
+    local name pid
+    while read -r name; do
+        pid=${name#t-}
+        [ -d "/proc/${pid%%-*}" ] || conch_cluster "$name" down
+    done < <(conch_cluster x list | awk '$1 ~ /^t-[0-9]+-/ {print $1}')
+    [ ! -d /var/lib/conch/documents ] || CONCH_STATE=/var/lib/conch/documents conch_cluster conch down
+}
+
+# Takes away what this run brought up or installed.
+end() {
+    trap '' INT TERM HUP
+    if [ -n "$child" ] && kill -TERM -- "-$child"; then
+        sleep 1
+        kill -KILL -- "-$child"
+    fi 2>/dev/null
+    [ -n "$started" ] || return
+    if [ -n "$guest" ]; then
+        clear_guest
+        return
+    fi
+    conch_cluster "$unit_cluster" down
+    conch_cluster "$demo_cluster" down
+    [ -n "${KEEP_CLUSTER:-}" ] || conch_cluster "$cluster" down
+    end_orphans
+}
+
+# Somebody else's cluster must be without Conch: the tests would take it away.
+check_guest() {
+    local found
+    found=$(kubectl --kubeconfig "$guest" get customresourcedefinitions --output name | grep '\.conch\.rs$') || return 0
+    echo "the cluster of CONCH_KUBECONFIG has Conch, or what is left of it: ${found//$'\n'/ }"
+    echo "The tests install and remove Conch. Remove it if you can do without: helm uninstall conch --namespace conch-system;"
+    echo "kubectl delete namespace conch-system; kubectl delete customresourcedefinitions $definitions"
+    return 1
+}
+
+definitions="coordinationpolicies.conch.rs elections.conch.rs"
+
+clear_guest() {
+    helm --kubeconfig "$guest" uninstall conch --namespace conch-system --ignore-not-found --wait
+    # shellcheck disable=SC2086 # two names
+    kubectl --kubeconfig "$guest" delete customresourcedefinitions $definitions --ignore-not-found
+    kubectl --kubeconfig "$guest" delete namespace conch-system conch-demo --ignore-not-found
 }
 
 short_files() {
@@ -84,41 +164,84 @@ short_files() {
     [ -z "$long" ] || { echo "longer than 500 lines: split by concern"; echo "$long"; return 1; }
 }
 
+# Licenses, bans and sources, by deny.toml. Advisories need a database from the network and change by the day.
+dependencies() {
+    local root=${XDG_CACHE_HOME:-$HOME/.cache}/conch/cargo-deny-$cargo_deny
+    if [ ! -x "$root/bin/cargo-deny" ]; then
+        echo "building cargo-deny $cargo_deny into $root: 3 minutes on two cores"
+        cargo install --quiet --locked --root "$root" "cargo-deny@$cargo_deny" || return
+    fi
+    "$root/bin/cargo-deny" --locked check licenses bans sources
+}
+
+# What the commands of the documents need in a pod, beside what the cluster installs for itself.
+programs() {
+    local missing=() program
+    for program in curl python3; do
+        [ -x "/usr/bin/$program" ] || missing+=("$program")
+    done
+    [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 0
+    echo "installing ${missing[*]} with apt-get"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
 finish() {
-    local name
+    local line
     echo
-    for name in "${failures[@]+"${failures[@]}"}"; do echo "FAILED  $name"; done
-    for name in "${skips[@]+"${skips[@]}"}"; do echo "SKIPPED $name"; done
+    printf '%s\n' "${times[@]}"
+    cat "$logs"/*.log | sed -n 's/^.*RESULT /  /p'
+    for line in "${reasons[@]+"${reasons[@]}"}"; do printf '\n%s\n' "$line"; done
+    for line in "${failures[@]+"${failures[@]}"}"; do echo "FAILED  $line"; done
+    for line in "${skips[@]+"${skips[@]}"}"; do echo "SKIPPED $line"; done
+    # The last line holds the counts, so what ends the clusters comes before.
+    trap - EXIT
+    end >"$logs/end.log" 2>&1
     echo "$passed passed, $failed failed, ${#skips[@]} skipped in $SECONDS s"
     [ "$failed" -eq 0 ]
     exit
 }
 
+if [ "${1:-}" = clean ]; then
+    for name in conch conch-bench conch-fencing "$demo_cluster" "$unit_cluster" "$cluster"; do conch_cluster "$name" down; done
+    end_orphans
+    exit
+fi
+
+trap end EXIT
+trap 'exit 130' INT TERM HUP
+rm -f "$logs"/*.log
 step format cargo fmt --all --check
 step lengths short_files
 step clippy cargo clippy --quiet --workspace --all-targets -- -D warnings
+step dependencies dependencies
 [ "${1:-}" = lint ] && finish
 
 step build cargo build --quiet --package conch-cluster --package conch-images
-step images cargo run --quiet --package conch-images -- build
+step images make images
+step programs programs
 # The tests of single packages install parts of Conch by hand: they get a cluster of their own.
-if [ -n "${CONCH_KUBECONFIG:-}" ]; then
-    export CONCH_TEST_KUBECONFIG=$CONCH_KUBECONFIG
+if [ -n "$guest" ]; then
+    before=$failed
+    step guest check_guest
+    [ "$failed" -eq "$before" ] || finish
+    started=1
+    export CONCH_TEST_KUBECONFIG=$guest
 else
-    fresh_cluster "$cluster-unit" --nodes 1
-    CONCH_TEST_KUBECONFIG=$(conch_cluster "$cluster-unit" kubeconfig)
+    started=1
+    fresh_cluster "$unit_cluster" up --nodes 1
+    CONCH_TEST_KUBECONFIG=$(conch_cluster "$unit_cluster" kubeconfig)
     export CONCH_TEST_KUBECONFIG
 fi
 step compile cargo test --quiet --workspace --no-run
 tests unit cargo test --workspace --exclude conch-e2e --no-fail-fast
 tests checker cargo test --package conch-e2e --lib
-if [ -z "${CONCH_KUBECONFIG:-}" ]; then
-    conch_cluster "$cluster-unit" down
-    [ -n "${KEEP_CLUSTER:-}" ] || fresh_cluster "$cluster"
+tests documents cargo test --package conch-e2e --test documents
+# Helm would not take over what the tests of single packages installed.
+if [ -n "$guest" ]; then clear_guest; else conch_cluster "$unit_cluster" down; fi
+step demo make demo
+if [ -z "$guest" ]; then
+    conch_cluster "$demo_cluster" down
+    [ -n "${KEEP_CLUSTER:-}" ] || fresh_cluster "$cluster" up
 fi
 tests e2e cargo test --package conch-e2e --test e2e -- --test-threads=1 --nocapture
-if [ -z "${CONCH_KUBECONFIG:-}${KEEP_CLUSTER:-}" ]; then
-    conch_cluster "$cluster" down
-fi
-grep -h '^RESULT' "$logs/e2e.log" | sed 's/^RESULT /  /'
 finish

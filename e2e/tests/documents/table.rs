@@ -1,0 +1,66 @@
+//! What is not run as it is written.
+
+/// A command that something else runs.
+pub(crate) struct Covered {
+    pub(crate) command: &'static str,
+    /// The file that runs it, or that says what it is.
+    pub(crate) file: &'static str,
+    /// What stands there.
+    pub(crate) says: &'static str,
+}
+
+const fn covered(command: &'static str, file: &'static str, says: &'static str) -> Covered {
+    Covered { command, file, says }
+}
+
+const TEST: &str = "e2e/test.sh";
+const UNIT: &str = "tests unit cargo test --workspace --exclude conch-e2e --no-fail-fast";
+
+/// Commands that are not run here: they take too long, or run this very test.
+pub(crate) const COVERED: &[Covered] = &[
+    covered("make test", ".ci/run", "exec make test"),
+    covered("make lint", TEST, "step clippy "),
+    covered("make demo", TEST, "step demo make demo"),
+    covered("time make demo", TEST, "step demo make demo"),
+    covered("make images", TEST, "step images make images"),
+    covered("cargo clippy --workspace --all-targets -- -D warnings", TEST, "-- -D warnings"),
+    covered("cargo test -p conch-election", TEST, UNIT),
+    covered("cargo test --package conch-cluster", TEST, UNIT),
+    covered("make fencing", TEST, UNIT),
+    covered("make fuzz", "CONTRIBUTING.md", "`make test` replays it"),
+    // Changes what is pinned, from the network.
+    covered("go mod tidy", "e2e/cluster/README.md", "Updating versions"),
+];
+
+/// Blocks that show what goes over a wire.
+pub(crate) const ILLUSTRATIONS: &[(&str, &str)] = &[("docs/fencing.md", "http")];
+
+/// What is replaced in every command before it is run. First come, first served.
+pub(crate) const SUBSTITUTIONS: &[(&str, &str)] = &[
+    // There is no registry: the images are loaded under the names that they would have in this one.
+    ("image.registry=R", "image.registry=ghcr.io"),
+    ("oci://ghcr.io/conch-rs/charts/conch", "charts/conch"),
+    ("deployment NAME", "deployment payments"),
+    ("election NAME", "election payments"),
+    ("image.tar", "out/conch-probe.tar"),
+    // What takes hours, or does not end.
+    ("make simulate", "make simulate RUNS=50"),
+    ("make mutants", "make mutants NAMES=answer_from_a_flag"),
+    ("curl -N", "streams curl -N"),
+    // What the machine has is not changed.
+    ("apt-get install", "apt-get install --simulate"),
+    ("/some/group", "/conch-documents"),
+];
+
+/// What is run before a command of a document, where the reader has it from elsewhere.
+pub(crate) const PREPARATIONS: &[(&str, &str, &str)] = &[
+    (
+        "docs/operating.md",
+        "kubectl describe election NAME",
+        "helm install conch charts/conch --namespace conch-system --wait
+        kubectl annotate deployment payments conch.rs/policy=default
+        kubectl wait --for=create election/payments --timeout=60s",
+    ),
+    ("e2e/cluster/README.md", "conch-cluster logs kubelet-1", "conch-cluster up"),
+    ("e2e/cluster/README.md", "CONCH_CGROUP_PARENT=/some/group conch-cluster up", "conch-cluster down"),
+];
