@@ -249,8 +249,17 @@ impl Controller {
                 self.pass(&key).await;
             } else {
                 self.missed.store(true, Ordering::Relaxed);
+                self.look_on(&key);
             }
             self.queue.done(&key);
+        }
+    }
+
+    /// What counts by when it was first seen is seen in time by every replica: its webhook tells new pods of it, and it may
+    /// lead next.
+    fn look_on(&self, key: &Key) {
+        if let Key::Election(election) = key {
+            self.index().observe(election, Instant::now());
         }
     }
 

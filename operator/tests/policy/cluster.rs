@@ -5,6 +5,7 @@ use conch_operator::{
     inject::{PullPolicy, SidecarImage},
     policy::{
         controller::{Controller, Settings},
+        knowledge::Copies,
         metrics::Metrics,
     },
 };
@@ -58,6 +59,8 @@ pub(crate) struct Cluster {
 /// An operator that runs until it is stopped or dropped.
 pub(crate) struct Operator {
     pub(crate) metrics: Metrics,
+    /// What its webhook would know.
+    pub(crate) copies: Copies,
     registry: Registry,
     task: JoinHandle<()>,
 }
@@ -114,13 +117,14 @@ impl Cluster {
             leadership,
         };
         let controller = Controller::new(self.client.clone(), settings, metrics.clone());
+        let copies = controller.copies();
         let (synced, is_synced) = oneshot::channel();
         let task = tokio::spawn(async move {
             let ended = controller.run(move || synced.send(()).unwrap()).await;
             panic!("{ended}");
         });
         is_synced.await.unwrap();
-        Operator { metrics, registry, task }
+        Operator { metrics, copies, registry, task }
     }
 
     pub(crate) async fn config(&self) -> Config {

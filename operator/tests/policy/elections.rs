@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, wait_for};
 use conch_crds::{CoordinationPolicy, Election, names};
+use conch_operator::webhook::Knowledge;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     authorization::v1::SubjectAccessReview,
@@ -11,7 +12,11 @@ use k8s_openapi::api::{
 };
 use kube::{Api, ResourceExt, api::PostParams};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
 
 #[tokio::test]
 async fn an_annotated_workload_gets_its_objects_and_then_nothing_more_is_written() {
@@ -184,6 +189,22 @@ async fn an_election_that_nobody_asks_for_is_removed_when_nobody_can_believe_to_
     assert!(cluster.get::<Lease>("conch-payments").await.is_none());
     assert!(cluster.get::<Role>("conch-payments").await.is_none());
     assert!(cluster.get::<RoleBinding>("conch-payments").await.is_none());
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_lead_knows_when_a_longer_lease_came_out_of_use() {
+    let Some(cluster) = Cluster::new("onlooker").await else { return };
+    let operator = cluster.operator_with(Arc::new(|| false), watch::channel(()).1).await;
+    cluster.create::<CoordinationPolicy>(policy("p", "8s")).await;
+    cluster.deployment("payments", "p", None).await;
+    let longest = || operator.copies.longest_lease(&cluster.namespace, "payments");
+    let long = Some(Duration::from_secs(8));
+    wait_for("the long lease", async || (longest() == long).then_some(())).await;
+    cluster.merge::<CoordinationPolicy>("p", json!({"spec": {"timing": {"leaseDuration": "3s"}}})).await;
+    // Nobody asks before it is over: nine eighths of the lease, and two seconds for the watch.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(longest(), Some(Duration::from_secs(3)));
     cluster.end().await;
 }
 
