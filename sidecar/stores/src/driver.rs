@@ -191,7 +191,9 @@ impl<S: Store> Driver<S> {
     fn observed(&mut self, request: Request, result: Result<(), WriteError>) {
         self.observer.request_ended(request, result);
         match result {
-            Err(WriteError::Failed(Failure { kind: FailureKind::Timeout, .. })) => {
+            Err(WriteError::Failed(Failure { kind: FailureKind::Timeout, .. }))
+                if request != Request::Watch =>
+            {
                 if !std::mem::replace(&mut self.unanswered, true) {
                     tracing::warn!(%request, "the store does not answer in time");
                 }

@@ -28,6 +28,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::timeout};
 use tower::ServiceExt;
 
+pub(crate) const LEASE: Duration = Duration::from_secs(4);
+pub(crate) const RENEW_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) const MAX_PROMISE: Duration = Duration::from_secs(1);
 pub(crate) const STOP_GRACE: Duration = Duration::from_millis(500);
 pub(crate) const LOCAL: (&str, &str) = ("host", "localhost:4040");
@@ -55,11 +57,10 @@ pub(crate) fn pod() -> Pod {
 }
 
 pub(crate) fn pod_of(store: MemoryStore, number: u128) -> Pod {
-    let lease = Duration::from_secs(4);
-    let timing = Timing::new(lease, Duration::from_millis(500), STOP_GRACE, MAX_PROMISE).unwrap();
+    let timing = Timing::new(LEASE, RENEW_INTERVAL, STOP_GRACE, MAX_PROMISE).unwrap();
     let (pod, pod_uid) = (format!("pod-{number}"), format!("uid-{number}"));
     let identity = Identity { pod: pod.clone(), pod_uid: pod_uid.clone(), nonce: Nonce(number) };
-    let config = Config { identity, timing, longest_lease: lease, fencing_offset: 0 };
+    let config = Config { identity, timing, longest_lease: LEASE, fencing_offset: 0 };
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let witness = Arc::new(Witness::new(metrics, Heartbeat::default()));

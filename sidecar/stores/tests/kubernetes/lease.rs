@@ -88,6 +88,12 @@ impl RealLease {
         self.store_with(self.direct.clone())
     }
 
+    /// Expects renewals once an hour.
+    pub(crate) fn store_of_rare_renewals(&self) -> KubernetesStore {
+        let interval = Duration::from_hours(1);
+        KubernetesStore::new(self.config.clone(), NAMESPACE, &self.name, MANAGER, interval).unwrap()
+    }
+
     pub(crate) fn store_with(&self, config: Config) -> KubernetesStore {
         KubernetesStore::new(config, NAMESPACE, &self.name, MANAGER, RENEW_INTERVAL).unwrap()
     }
