@@ -28,6 +28,8 @@ pub use prerequisites::missing_packages;
 pub struct Setting {
     /// The program that leads: `conch-fencing`, whose `client` command it is.
     pub client: PathBuf,
+    /// The sidecar: `conch-fencing-sidecar`.
+    pub sidecar: PathBuf,
     /// An administrator's kubeconfig of a cluster that may be used for tests.
     pub kubeconfig: PathBuf,
     /// How many leaders are paused in each set test.

@@ -68,8 +68,9 @@ fn check(pauses: usize) -> Result<ExitCode> {
         count(&name.replace('_', " "), recipe());
     }
     let cluster = Cluster::up(&Options { name: CLUSTER.to_owned(), nodes: 1 })?;
-    let setting =
-        Setting { client: env::current_exe()?, kubeconfig: cluster.kubeconfig().to_owned(), pauses };
+    let client = env::current_exe()?;
+    let sidecar = client.with_file_name("conch-fencing-sidecar");
+    let setting = Setting { client, sidecar, kubeconfig: cluster.kubeconfig().to_owned(), pauses };
     let shown = [set::in_postgres(&setting), set::in_redis(&setting)];
     Cluster::down(CLUSTER)?;
     let mut rows = Vec::new();

@@ -1,10 +1,9 @@
 //! An election on a real API server, and its pods: a sidecar and a program each, as processes of this machine.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
@@ -19,7 +18,7 @@ use kube::api::{DeleteParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -69,7 +68,7 @@ impl Election {
             runtime,
             client,
             kubeconfig: setting.kubeconfig.clone(),
-            sidecar: sidecar_program()?,
+            sidecar: setting.sidecar.clone(),
             namespace: format!("conch-fencing-{}-{number}", std::process::id()),
             logs: tempfile::Builder::new().prefix("conch-fencing-").tempdir()?,
         };
@@ -183,21 +182,6 @@ fn forward(program: &mut Child, number: usize, events: Sender<(usize, Event)>) -
         }
     });
     Ok(())
-}
-
-/// Builds the sidecar of this checkout and says where it is.
-fn sidecar_program() -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", "conch-sidecar", "--message-format=json"]);
-    let output = build.current_dir(env!("CARGO_MANIFEST_DIR")).output().context("failed to run cargo")?;
-    ensure!(output.status.success(), "cargo build: {}", String::from_utf8_lossy(&output.stderr));
-    let messages = String::from_utf8(output.stdout)?;
-    let mut paths = messages.lines().filter_map(|line| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        message["executable"].as_str().map(|path| Path::new(path).to_owned())
-    });
-    paths.next_back().context("cargo built no sidecar")
 }
 
 /// A port for the API and the next one for metrics. Below the range from which the kernel gives ports to connections, so

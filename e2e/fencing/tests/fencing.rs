@@ -31,7 +31,8 @@ fn setting() -> Option<Setting> {
         return None;
     };
     let client = env!("CARGO_BIN_EXE_conch-fencing").into();
-    databases_are_there().then(|| Setting { client, kubeconfig: kubeconfig.into(), pauses: 3 })
+    let sidecar = env!("CARGO_BIN_EXE_conch-fencing-sidecar").into();
+    databases_are_there().then(|| Setting { client, sidecar, kubeconfig: kubeconfig.into(), pauses: 3 })
 }
 
 macro_rules! tests {
