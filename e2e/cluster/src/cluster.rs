@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,10 +15,10 @@ use crate::description::{Description, Fsync, read_json};
 use crate::error::{Context, Error, Result};
 use crate::images;
 use crate::kubectl;
-use crate::layout::{API_PORT, CONTROL_ADDRESS, Layout, clusters_directory, node_name};
+use crate::layout::{API_PORT, API_SERVICE_ADDRESS, CONTROL_ADDRESS, Layout, clusters_directory, node_name};
 use crate::lifecycle;
 use crate::messages::{Deed, Request, ask};
-use crate::relay::{self, Relay};
+use crate::relay::{API_SERVICE_PORT, Relay};
 
 /// How long a restarted node may take until it is Ready, or the API server until it answers.
 const RETURN_LIMIT: Duration = Duration::from_mins(2);
@@ -278,14 +279,20 @@ impl Cluster {
     /// A relay before the API server, in the control plane's network, through which pods can be led.
     pub fn relay(&self) -> Result<Relay> {
         let holder = lifecycle::holder_process(&self.layout)?;
-        let no_address = |_| Error::Invalid(format!("{CONTROL_ADDRESS} is no address"));
-        let address: Ipv4Addr = CONTROL_ADDRESS.parse().map_err(no_address)?;
-        Relay::start(holder, address, SocketAddrV4::new(address, API_PORT))
+        let server = address(CONTROL_ADDRESS, API_PORT)?;
+        Relay::start(holder, *server.ip(), server)
     }
 
-    /// Changes the packet rules (in the words of `nft`) in the network of a process: that of its pod.
-    pub fn set_packet_rules(&self, process: u32, rules: &str) -> Result<()> {
-        relay::set_rules(process, rules)
+    /// A relay in the network of a process's pod, through which that process's user is led to the API server: what the
+    /// proxy of a service mesh is to the pod's other containers.
+    pub fn relay_in_pod(&self, process: u32) -> Result<Relay> {
+        let path = Path::new("/proc").join(process.to_string());
+        let user = fs::metadata(&path).at("read", &path)?.uid();
+        let service = address(API_SERVICE_ADDRESS, API_SERVICE_PORT)?;
+        let relay = Relay::start(process, Ipv4Addr::LOCALHOST, service)?;
+        // The relay itself is another user's, like the proxy: it is not led to itself.
+        relay.capture_some(process, &format!("meta skuid {user}"))?;
+        Ok(relay)
     }
 
     /// The processes of a pod's container on a node, as the machine numbers them; none if it does not run.
@@ -305,4 +312,9 @@ impl Cluster {
             .flat_map(|group| cgroups.processes(group.trim_start_matches('/')))
             .collect()
     }
+}
+
+fn address(ip: &str, port: u16) -> Result<SocketAddrV4> {
+    let ip = ip.parse().map_err(|_| Error::Invalid(format!("{ip} is no IPv4 address")))?;
+    Ok(SocketAddrV4::new(ip, port))
 }

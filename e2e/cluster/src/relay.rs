@@ -22,6 +22,8 @@ use crate::layout::API_SERVICE_ADDRESS;
 const LOOK: Duration = Duration::from_millis(10);
 /// The table of rules in the network of a pod whose way leads through the relay.
 const TABLE: &str = "conch_relay";
+/// The port of the API server's Service.
+pub(crate) const API_SERVICE_PORT: u16 = 443;
 
 /// What happens to the bytes of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,11 +105,17 @@ impl Relay {
     /// Leads a pod's way to the API server through the relay, from now on; what it has open is reset. The pod is that of
     /// a process.
     pub fn capture(&self, process: u32) -> Result<()> {
-        let (address, service) = (self.address, format!("ip daddr {API_SERVICE_ADDRESS} tcp dport 443"));
+        self.capture_some(process, "")
+    }
+
+    /// The same for what some of the pod's processes send, in the words of `nft`.
+    pub(crate) fn capture_some(&self, process: u32, which: &str) -> Result<()> {
+        let address = self.address;
+        let service = format!("{which} ip daddr {API_SERVICE_ADDRESS} tcp dport {API_SERVICE_PORT}");
         let rules = format!(
             "table ip {TABLE} {{
-                chain lead {{ type nat hook output priority -100; {service} dnat to {address}; }}
-                chain reset {{ type filter hook output priority 0; {service} reject with tcp reset; }}
+                chain conch_lead {{ type nat hook output priority -100; {service} dnat to {address}; }}
+                chain conch_reset {{ type filter hook output priority 0; {service} reject with tcp reset; }}
             }}"
         );
         set_rules(process, &rules)?;
@@ -127,6 +135,16 @@ impl Relay {
         state.silent = state.connections.len();
     }
 
+    /// Ends every connection and listens no more, as a proxy that exits: whoever is led here finds nobody.
+    pub fn end(&self) {
+        let mut state = self.shared.state();
+        state.ended = true;
+        for stream in state.connections.iter().flatten() {
+            let _ = stream.shutdown(Shutdown::Both); // it may be closed already
+        }
+        self.shared.changed.notify_all();
+    }
+
     /// How many connections were made so far.
     pub fn connections(&self) -> usize {
         self.shared.state().connections.len()
@@ -139,12 +157,7 @@ impl Drop for Relay {
             // A pod that is gone took its rules with it.
             let _ = set_rules(process, &format!("delete table ip {TABLE}"));
         }
-        let mut state = self.shared.state();
-        state.ended = true;
-        for stream in state.connections.iter().flatten() {
-            let _ = stream.shutdown(Shutdown::Both); // it may be closed already
-        }
-        self.shared.changed.notify_all();
+        self.end();
     }
 }
 
