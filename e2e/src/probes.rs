@@ -9,6 +9,7 @@ use std::time::Duration;
 use conch_cluster::Cluster;
 use conch_crds::names;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::checker::History;
 use crate::error::{Error, Result, at};
@@ -41,6 +42,8 @@ pub struct Probes<'a> {
     pub namespace: &'a Namespace<'a>,
     cluster: &'a Cluster,
     name: String,
+    /// `deployment/probe`, as `kubectl` takes it.
+    reference: String,
     directory: PathBuf,
     logs: RefCell<Logs>,
 }
@@ -52,10 +55,25 @@ impl<'a> Probes<'a> {
     /// # Errors
     /// They do not start, or none leads.
     pub fn start(namespace: &'a Namespace<'a>, replicas: usize) -> Result<Self> {
-        let probes = Self::prepare(namespace, "probe")?;
-        let mut workload = probes.workload(replicas);
-        workload.policy = Some(names::DEFAULT_POLICY);
-        namespace.apply(workload.manifest())?;
+        Self::start_as(namespace, replicas, |workload| {
+            Workload { policy: Some(names::DEFAULT_POLICY), ..workload }.manifest()
+        })
+    }
+
+    /// The same with the manifest that is made of the workload: another policy, kind, pod.
+    ///
+    /// # Errors
+    /// They do not start, or none leads.
+    pub fn start_as(
+        namespace: &'a Namespace<'a>,
+        replicas: usize,
+        manifest: impl FnOnce(Workload<'_>) -> Value,
+    ) -> Result<Self> {
+        let mut probes = Self::prepare(namespace, "probe")?;
+        let manifest = manifest(probes.workload(replicas));
+        let kind = manifest["kind"].as_str().unwrap_or_default().to_lowercase();
+        probes.reference = format!("{kind}/{}", probes.name);
+        namespace.apply(manifest)?;
         probes.wait_complete(replicas)?;
         Ok(probes)
     }
@@ -76,7 +94,8 @@ impl<'a> Probes<'a> {
         let open = fs::Permissions::from_mode(0o777);
         fs::set_permissions(&directory, open).map_err(at("open", &directory))?;
         let logs = RefCell::new(Logs::of(directory.clone()));
-        Ok(Self { namespace, cluster, name: name.to_owned(), directory, logs })
+        let reference = format!("deployment/{name}");
+        Ok(Self { namespace, cluster, name: name.to_owned(), reference, directory, logs })
     }
 
     /// The Deployment whose programs ask every 10 ms and write to the directory; it names no policy yet.
@@ -96,7 +115,7 @@ impl<'a> Probes<'a> {
     /// # Errors
     /// It takes too long.
     pub fn wait_complete(&self, replicas: usize) -> Result<()> {
-        self.namespace.wait_rolled_out(&format!("deployment/{}", self.name))?;
+        self.namespace.wait_rolled_out(&self.reference)?;
         let since = conch_probe::now();
         Tools::wait_for(&format!("leader and {replicas} answering candidates"), START_LIMIT, || {
             let history = self.history()?;
@@ -125,11 +144,11 @@ impl<'a> Probes<'a> {
         Ok(Candidate { name: name.to_owned(), uid: uid.to_owned(), node: node + 1 })
     }
 
-    /// Kills the processes of a container of a pod with SIGKILL: the program or the sidecar.
+    /// The processes of a container of a pod.
     ///
     /// # Errors
-    /// It has no process.
-    pub fn kill(&self, candidate: &Candidate, container: &str) -> Result<()> {
+    /// It has none.
+    pub fn processes(&self, candidate: &Candidate, container: &str) -> Result<Vec<u32>> {
         let processes = self.cluster.container_processes(candidate.node, &candidate.uid, container);
         if processes.is_empty() {
             return Err(Error::Unusable(format!(
@@ -137,10 +156,18 @@ impl<'a> Probes<'a> {
                 candidate.name
             )));
         }
-        for process in processes {
+        Ok(processes)
+    }
+
+    /// Sends a signal to the processes of a container of a pod: the program or the sidecar.
+    ///
+    /// # Errors
+    /// It has no process.
+    pub fn signal(&self, candidate: &Candidate, container: &str, signal: Signal) -> Result<()> {
+        for process in self.processes(candidate, container)? {
             let process = i32::try_from(process).ok().and_then(Pid::from_raw);
-            // A process that is gone already is what was wanted.
-            let _ = process.map(|process| kill_process(process, Signal::KILL));
+            // A process that is gone already is what a fault wanted, or comes too late for.
+            let _ = process.map(|process| kill_process(process, signal));
         }
         Ok(())
     }
@@ -150,7 +177,7 @@ impl<'a> Probes<'a> {
     /// # Errors
     /// It has no process.
     pub fn kill_program(&self, candidate: &Candidate) -> Result<()> {
-        self.kill(candidate, CONTAINER)
+        self.signal(candidate, CONTAINER, Signal::KILL)
     }
 
     /// Kills the sidecar of a candidate.
@@ -158,12 +185,17 @@ impl<'a> Probes<'a> {
     /// # Errors
     /// It has no process.
     pub fn kill_sidecar(&self, candidate: &Candidate) -> Result<()> {
-        self.kill(candidate, names::SIDECAR_CONTAINER)
+        self.signal(candidate, names::SIDECAR_CONTAINER, Signal::KILL)
     }
 
     /// The cluster, for its faults.
     pub fn cluster(&self) -> &Cluster {
         self.cluster
+    }
+
+    /// The workload, as `kubectl` takes it.
+    pub fn reference(&self) -> &str {
+        &self.reference
     }
 
     /// Name of the Lease.

@@ -4,9 +4,10 @@
 
 mod chart;
 mod election;
-mod faults;
 mod footprint;
 mod injection;
 mod operator;
 mod policies;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod support;

@@ -2,55 +2,13 @@
 
 use std::time::Duration;
 
-use conch_e2e::{
-    Environment, Namespace, OPERATOR_NAMESPACE, OPERATOR_SELECTOR, Probes, Tools, Workload, milliseconds,
-};
+use conch_e2e::{Environment, Namespace, OPERATOR_NAMESPACE, Probes, Tools, Workload, milliseconds};
 
 use serde_json::Value;
 
 use crate::support::{
-    FAIL_OVER_LIMIT, PATIENCE, breakable, environment, is_injected, judge, name_of, pods, wait_leader,
+    FAIL_OVER_LIMIT, PATIENCE, Scaled, breakable, environment, is_injected, judge, name_of, pods, wait_leader,
 };
-
-/// The operator's Deployment, scaled for one test; put back when this is dropped.
-struct Scaled<'a> {
-    environment: &'a Environment,
-    name: String,
-    before: u64,
-}
-
-impl<'a> Scaled<'a> {
-    fn to(environment: &'a Environment, replicas: u64) -> Self {
-        let list = ["--namespace", OPERATOR_NAMESPACE, "deployments", "--selector", OPERATOR_SELECTOR];
-        let deployments = environment.tools.get(&list).unwrap();
-        let deployment = &deployments["items"][0];
-        let before = deployment["spec"]["replicas"].as_u64().unwrap();
-        let scaled = Self { environment, name: name_of(deployment).to_owned(), before };
-        scaled.scale(replicas);
-        scaled
-    }
-
-    fn scale(&self, replicas: u64) {
-        let reference = format!("deployment/{}", self.name);
-        self.kubectl(&["scale", &reference, &format!("--replicas={replicas}")]);
-        self.kubectl(&["rollout", "status", &reference, "--timeout=2m"]);
-        if replicas == 0 {
-            // A pod that is being deleted still answers the webhook for a while.
-            self.kubectl(&["wait", "--for=delete", "pods", "--selector", OPERATOR_SELECTOR, "--timeout=1m"]);
-        }
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> String {
-        let namespace = ["--namespace", OPERATOR_NAMESPACE];
-        self.environment.tools.kubectl(&[&namespace[..], arguments].concat()).unwrap()
-    }
-}
-
-impl Drop for Scaled<'_> {
-    fn drop(&mut self) {
-        self.scale(self.before);
-    }
-}
 
 #[test]
 fn an_election_goes_on_while_the_operator_is_away() {

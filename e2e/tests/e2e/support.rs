@@ -1,47 +1,12 @@
 //! What every test here needs.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use conch_crds::names;
-use conch_e2e::checker::Verdict;
-use conch_e2e::{CONTAINER, Environment, KUBECONFIG_VARIABLE, Namespace, Probes, Result, Tools};
+use conch_e2e::{CONTAINER, Namespace, Result, Tools};
 use serde_json::Value;
 
-/// A new leader must be there within the lease of 15 s, the default, and 5 s more.
-pub(crate) const FAIL_OVER_LIMIT: Duration = Duration::from_secs(20);
-
-/// The cluster with Conch on it, prepared by the first test that asks.
-pub(crate) fn environment() -> &'static Environment {
-    static ENVIRONMENT: OnceLock<std::result::Result<Environment, String>> = OnceLock::new();
-    let prepare = || {
-        let environment = Environment::open()?;
-        environment.load_images()?;
-        environment.install()?;
-        Ok::<_, conch_e2e::Error>(environment)
-    };
-    let prepared = ENVIRONMENT.get_or_init(|| prepare().map_err(|error| error.to_string()));
-    prepared.as_ref().unwrap()
-}
-
-/// The cluster, if it is ours to break; otherwise says that the test was skipped.
-pub(crate) fn breakable(test: &str) -> Option<&'static Environment> {
-    let environment = environment();
-    if environment.cluster.is_none() {
-        println!("SKIPPED {test}: the cluster of {KUBECONFIG_VARIABLE} is not ours to break");
-        return None;
-    }
-    Some(environment)
-}
-
-/// Judges everything that the probes wrote down, prints the scenario's line, and fails if a promise was broken.
-pub(crate) fn judge(probes: &Probes<'_>, scenario: &str, more: &str) -> Verdict {
-    let verdict = probes.history().unwrap().judge();
-    let more = if more.is_empty() { String::new() } else { format!("{more}, ") };
-    println!("RESULT {scenario}: {more}{verdict}");
-    assert_eq!(verdict.faults(), Vec::<String>::new());
-    verdict
-}
+pub(crate) use crate::shared::{FAIL_OVER_LIMIT, Scaled, breakable, environment, judge, name_of};
 
 /// How long the operator and the workload controllers may take to do their work.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -76,11 +41,6 @@ pub(crate) fn wait_leader(namespace: &Namespace<'_>, app: &str) -> (String, Valu
         Ok(leaders.pop().filter(|_| count == 1).ok_or_else(|| format!("{count} leaders")))
     })
     .unwrap()
-}
-
-/// `metadata.name`.
-pub(crate) fn name_of(object: &Value) -> &str {
-    object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
 /// Whether a pod has its sidecar.
