@@ -2,7 +2,7 @@
 # it is first needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint images simulate mutants fuzz fencing cluster clean-cluster
+.PHONY: help demo test bench lint images simulate mutants fuzz fencing faults cluster clean-cluster
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ bench: ## Measure Conch against client-go, ROUNDS=25, into docs/benchmarks.md (2
 	cargo build --quiet --package conch-cluster --package conch-bench --bin conch-cluster --bin conch-bench
 	cargo run --quiet --package conch-images -- build
 	cargo run --quiet --package conch-bench -- --rounds $(or $(ROUNDS),25)
+
+faults: ## Every fault to a leader on a cluster of its own, half an hour (or NAMES of scenarios)
+	@e2e/faults.sh
 
 cluster: ## Bring up a cluster with two nodes, named conch
 	cargo build --quiet --package conch-cluster
