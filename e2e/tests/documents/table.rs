@@ -27,6 +27,7 @@ pub(crate) const COVERED: &[Covered] = &[
     covered("cargo test -p conch-election", TEST, UNIT),
     covered("cargo test --package conch-cluster", TEST, UNIT),
     covered("make fencing", TEST, UNIT),
+    covered("make faults", TEST, "--test faults -- --test-threads=3 --nocapture always::"),
     covered("make fuzz", "CONTRIBUTING.md", "`make test` replays it"),
     // Changes what is pinned, from the network.
     covered("go mod tidy", "e2e/cluster/README.md", "Updating versions"),
