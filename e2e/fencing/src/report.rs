@@ -12,7 +12,7 @@ const END: &str = "<!-- /measured -->";
 
 /// What the set tests showed, as a table in Markdown.
 pub fn table(rows: &[Shown]) -> String {
-    let head = "| | Pauses | Appended | Acknowledged | Late writes accepted | Lost | Duplicated |\n|---|--:|--:|--:|--:|--:|--:|\n";
+    let head = "| | Pauses | Attempted | Acknowledged | Late writes accepted | Lost | Duplicated |\n|---|--:|--:|--:|--:|--:|--:|\n";
     rows.iter().fold(head.to_owned(), |table, row| {
         let (title, verdict) = (row.title(), &row.verdict);
         let numbers = [
