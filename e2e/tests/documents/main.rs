@@ -65,7 +65,9 @@ fn every_command_and_example_of_the_documents_works() {
     let mut failures = String::new();
     let mut check = |document: &Document, line: usize, ran: Result<(), String>| {
         if let Err(error) = ran {
-            writeln!(failures, "{}:{line}: {error}\n", document.path).unwrap();
+            let failure = format!("{}:{line}: {error}\n", document.path);
+            say(&failure);
+            writeln!(failures, "{failure}").unwrap();
         }
     };
     world.install();
@@ -95,9 +97,12 @@ fn every_command_and_example_of_the_documents_works() {
 
 /// Says that a test could not run here, in the form that is counted.
 fn skip(test: &str, why: &str) {
-    use std::io::Write as _;
-    // Not by println, which is shown of failed tests only.
-    std::io::stdout().write_all(format!("SKIPPED {test}: {why}\n").as_bytes()).unwrap();
+    say(&format!("SKIPPED {test}: {why}\n"));
+}
+
+/// Prints at once; println is shown of failed tests only, and at their end.
+fn say(text: &str) {
+    std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).unwrap();
 }
 
 impl Block {

@@ -28,6 +28,7 @@ pub(crate) const COVERED: &[Covered] = &[
     covered("cargo test --package conch-cluster", TEST, UNIT),
     covered("make fencing", TEST, UNIT),
     covered("make faults", TEST, "--test faults -- --test-threads=3 --nocapture always::"),
+    covered("make faults", TEST, "tests faults cargo test --package conch-e2e --test faults"),
     covered("make fuzz", "CONTRIBUTING.md", "`make test` replays it"),
     // Changes what is pinned, from the network.
     covered("go mod tidy", "e2e/cluster/README.md", "Updating versions"),
