@@ -2,9 +2,10 @@
 //! and the checker's verdict over every answer. A title begins with the number of the failure scenario that it stands
 //! for. What is in `always` also runs in `make test`.
 //!
-//! Not here, because one cluster of this kind cannot show them: several API servers, one behind the others (25, 34),
-//! a full or restored etcd (37, 38), other versions of the sidecar (71), a changed certificate authority (46). The
-//! simulation and the tests of the Lease's store cover what of them concerns the election.
+//! Not here: what needs several API servers (25, 34), a full or restored etcd (37, 38), another address or certificate
+//! authority (45, 46), the ten minutes that a token lives at least (47), a feature that is off (59), another version of the
+//! sidecar (71), a way to run the sidecar that does not exist (63). Tests of the Lease's store and the simulation cover what
+//! of them concerns the election.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 

@@ -50,6 +50,6 @@ fn a_replacement_of_the_same_name_does_not_inherit_the_lead() {
         assert!(*replacement != json!(stage.leader.uid), "the name came back");
         let healed = link.heal();
         drop(cordon);
-        stage.new_term(event, healed)
+        stage.new_term_within(event, healed, stage.timing.newcomer_limit())
     });
 }

@@ -180,7 +180,7 @@ fn set_sidecar_image(stage: &Stage<'_>, image: &str) {
 
 #[test]
 fn a_sidecar_whose_image_is_changed_in_place_leads_again_or_is_replaced() {
-    Scenario::new("7, 71 the image of the leader's sidecar changed in place", "image").run(|stage| {
+    Scenario::new("7 the image of the leader's sidecar changed in place", "image").run(|stage| {
         let image = Program::Sidecar.reference();
         let other = format!("{}:other", Program::Sidecar.repository());
         let kubeconfig = stage.cluster().kubeconfig();

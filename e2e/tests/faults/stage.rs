@@ -63,6 +63,11 @@ impl Timing {
         self.lease + Duration::from_secs(5)
     }
 
+    /// The same where every candidate may be out of reach, and a pod that has yet to start waits from its own first sight.
+    pub(crate) fn newcomer_limit(&self) -> Duration {
+        self.limit() + Duration::from_secs(10)
+    }
+
     /// The same where the leader's writes land without being answered, for as long as it leads: each of them lets the
     /// others wait anew.
     pub(crate) fn unanswered_limit(&self) -> Duration {

@@ -28,7 +28,7 @@ fn a_cut_off_leader_whose_pod_is_deleted_by_force_is_not_replaced_too_early() {
         // The old pod is told only now that it was deleted long ago.
         let healed = link.heal();
         drop(cordon);
-        stage.new_term(event, healed)
+        stage.new_term_within(event, healed, stage.timing.newcomer_limit())
     });
 }
 
