@@ -30,6 +30,9 @@ fn every_entry_of_the_table_is_used_by_a_document() {
         let found = found.filter(|known| known.text == *command).count();
         assert_eq!(found, 1, "{document}: `{command}`");
     }
+    for mention in table::MENTIONS {
+        assert!(text.contains(&format!("`{mention}`")), "no document has `{mention}` any more");
+    }
     for (written, _) in table::SUBSTITUTIONS {
         assert!(text.contains(written), "no document has {written:?} any more");
     }

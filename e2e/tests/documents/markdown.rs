@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::table::MENTIONS;
+
 /// A sentence may hold a command of these in backquotes. In a block for the shell every line is a command.
 const PROGRAMS: &[&str] = &[
     "apt-get",
@@ -138,7 +140,7 @@ fn in_sentences(prose: &str, first_line: usize) -> Vec<Block> {
     let mut blocks = Vec::new();
     for (number, piece) in prose.split('`').enumerate() {
         let text = piece.replace("\\|", "|").split_whitespace().collect::<Vec<_>>().join(" ");
-        if number % 2 == 1 && is_command(&text) {
+        if number % 2 == 1 && is_command(&text) && !MENTIONS.contains(&text.as_str()) {
             let commands = vec![Command { text: text.clone(), output: String::new() }];
             blocks.push(Block { line, language: "sh".to_owned(), text, commands });
         }

@@ -37,6 +37,10 @@ pub(crate) const COVERED: &[Covered] = &[
 /// Blocks that show what goes over a wire.
 pub(crate) const ILLUSTRATIONS: &[(&str, &str)] = &[("docs/fencing.md", "http")];
 
+/// Parts of commands that a sentence speaks about. Whole ones stand elsewhere.
+pub(crate) const MENTIONS: &[&str] =
+    &["curl -f", "helm install … --take-ownership", "kubectl rollout restart"];
+
 /// What is replaced in every command before it is run. First come, first served.
 pub(crate) const SUBSTITUTIONS: &[(&str, &str)] = &[
     // There is no registry: the images are loaded under the names that they would have in this one.

@@ -17,8 +17,8 @@ const STATE: &str = "/var/lib/conch/documents";
 /// The Deployment of the documents.
 const WORKLOAD: &str = "payments";
 
-/// A command that hangs fails.
-const LIMIT: &str = "300";
+/// In seconds: a command that hangs fails, one that builds first does not.
+const LIMIT: &str = "900";
 
 /// Before each command of a script, so that its output and its failure are found.
 const MARK: &str = "@@ ";
