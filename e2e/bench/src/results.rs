@@ -104,8 +104,10 @@ pub(crate) struct Cost {
     pub(crate) writes: f64,
     /// Of the sidecar's container: processor time, as a share of one core.
     pub(crate) processor: f64,
-    /// Memory without what the kernel could take back at once.
+    /// Memory of the control group, without what the kernel could take back at once.
     pub(crate) memory_bytes: f64,
+    /// Resident memory of the process, its program's pages too.
+    pub(crate) resident_bytes: f64,
 }
 
 impl Side {

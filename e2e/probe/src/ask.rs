@@ -37,7 +37,7 @@ pub struct Events {
 pub enum Form {
     /// Conch's: status, deadline and token.
     Deadline,
-    /// The status alone: 200 or 503. It is taken for good until the next question would be asked, and no longer.
+    /// The status alone: 200 or 503. It is believed until the next question, and for two intervals at most.
     StatusAlone,
 }
 

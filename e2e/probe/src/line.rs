@@ -60,6 +60,19 @@ pub enum Line {
 #[error("no line of a probe: {0:?}")]
 pub struct MalformedLine(pub String);
 
+impl Line {
+    /// When the question was asked to which this is the answer.
+    pub fn asked(&self) -> Option<u64> {
+        match self {
+            Self::Yes { asked, .. }
+            | Self::No { asked, .. }
+            | Self::None { asked, .. }
+            | Self::Bad { asked, .. } => Some(*asked),
+            Self::Start { .. } | Self::Resigned { .. } | Self::Exit { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Line {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

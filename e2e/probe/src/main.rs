@@ -31,7 +31,7 @@ enum Action {
         /// What to ask for.
         #[arg(long, default_value = "/v1/leader")]
         path: String,
-        /// The status alone is the answer, as of sidecars that know no deadline: it counts until the next question.
+        /// The status alone is the answer, as of sidecars that know no deadline: it is believed until the next question.
         #[arg(long)]
         status_alone: bool,
         /// Directory of the log [default: standard output]

@@ -16,6 +16,8 @@ use crate::now;
 
 /// Without an answer after this time, a careful program believes that it does not lead.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// An answer without a deadline is believed until the next question, but at most for so many intervals.
+const LONGEST_INTERVALS: u32 = 2;
 /// From the end of a stream to the next attempt.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Who closed the stream to give the lead away leaves it to others for so long.
@@ -98,21 +100,30 @@ impl Probe {
         tokio::pin!(stop);
         let mut ticks = interval(pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // An answer without a deadline is written down when the next question shows for how long it was believed.
+        let mut held = None;
         loop {
             tokio::select! {
                 biased;
-                () = &mut stop => return Ok(()),
+                () = &mut stop => break,
                 _ = self.resign.recv() => self.resign().await?,
                 _ = ticks.tick() => {
                     let line = tokio::select! {
                         biased;
-                        () = &mut stop => return Ok(()),
+                        () = &mut stop => break,
                         line = ask(&mut self.connection, path, form, pause) => line,
                     };
-                    self.write(&line)?;
+                    match form {
+                        Form::Deadline => self.write(&line)?,
+                        Form::StatusAlone => {
+                            let next = line.asked().unwrap_or_else(now);
+                            self.write_held(held.replace(line), next)?;
+                        }
+                    }
                 }
             }
         }
+        self.write_held(held, now())
     }
 
     async fn hold(&mut self, stop: impl Future<Output = ()>) -> io::Result<()> {
@@ -176,6 +187,15 @@ impl Probe {
         Ok(())
     }
 
+    /// Writes an answer that was believed until the next question at the latest.
+    fn write_held(&mut self, held: Option<Line>, next: u64) -> io::Result<()> {
+        let Some(mut line) = held else { return Ok(()) };
+        if let Line::Yes { deadline, .. } = &mut line {
+            *deadline = next.min(*deadline);
+        }
+        self.write(&line)
+    }
+
     /// One write for each line, so that what was written survives a kill at any moment.
     fn write(&mut self, line: &Line) -> io::Result<()> {
         if let Line::Yes { token, .. } = line {
@@ -204,7 +224,7 @@ async fn ask(connection: &mut Connection, path: &str, form: Form, pause: Duratio
             Answer::Bad => Line::Bad { asked, answered },
         },
         (Form::StatusAlone, StatusCode::OK) => {
-            Line::Yes { asked, answered, deadline: after(pause), token: 0 }
+            Line::Yes { asked, answered, deadline: after(LONGEST_INTERVALS * pause), token: 0 }
         }
         (Form::StatusAlone, StatusCode::SERVICE_UNAVAILABLE) => Line::No { asked, answered },
         (Form::StatusAlone, _) => Line::Bad { asked, answered },

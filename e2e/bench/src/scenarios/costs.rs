@@ -127,6 +127,7 @@ struct Usage {
     at: Instant,
     processor: Duration,
     memory_bytes: f64,
+    resident_bytes: f64,
 }
 
 fn processor_times(side: &Side, elections: &[Election<'_>]) -> Result<BTreeMap<String, Usage>> {
@@ -167,7 +168,10 @@ fn read_usage(process: u32) -> Result<Usage> {
         let cached = field(&read(&group.join("memory.stat"))?, "inactive_file")?;
         (Duration::from_secs_f64(microseconds / 1e6), used - cached)
     };
-    Ok(Usage { leads: false, at, processor, memory_bytes })
+    let status = read(Path::new(&format!("/proc/{process}/status")))?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    let resident_bytes = resident.context("no VmRSS")?.parse::<f64>()? * 1024.0;
+    Ok(Usage { leads: false, at, processor, memory_bytes, resident_bytes })
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -202,13 +206,11 @@ fn usage(cost: Cost, before: &BTreeMap<String, Usage>, after: &BTreeMap<String, 
         let before = before.get(uid).filter(|before| before.leads == leads && after.leads == leads)?;
         let share = after.processor.saturating_sub(before.processor).as_secs_f64()
             / (after.at - before.at).as_secs_f64();
-        Some((share, after.memory_bytes))
+        Some([share, after.memory_bytes, after.resident_bytes])
     };
     let all: Vec<_> = after.iter().filter_map(of_role).collect();
-    let mean = |values: &dyn Fn(&(f64, f64)) -> f64| {
-        all.iter().map(values).sum::<f64>() / as_number(all.len().max(1))
-    };
-    Cost { processor: mean(&|one| one.0), memory_bytes: mean(&|one| one.1), ..cost }
+    let mean = |index: usize| all.iter().map(|one| one[index]).sum::<f64>() / as_number(all.len().max(1));
+    Cost { processor: mean(0), memory_bytes: mean(1), resident_bytes: mean(2), ..cost }
 }
 
 #[cfg(test)]

@@ -38,15 +38,15 @@ pub(crate) fn run(environment: &Environment, side: &mut Side) -> Result<()> {
         let (node, led) = busiest_node(&elections)?;
         let cut_off = matches!(scenario, Scenario::ShortCut | Scenario::LongCut);
         let hit = if cut_off { led } else { leaders(&elections)? };
-        let event = match scenario {
-            Scenario::SlowAnswer => answer_slowly(&hit)?,
-            Scenario::ShortCut => cut(&elections[0], node, Duration::from_secs(18))?,
-            Scenario::LongCut => cut(&elections[0], node, Duration::from_secs(40))?,
-            _ => meddle(&hit, scenario)?,
+        let events = match scenario {
+            Scenario::SlowAnswer => vec![answer_slowly(&hit)?; hit.len()],
+            Scenario::ShortCut => vec![cut(&elections[0], node, Duration::from_secs(18))?; hit.len()],
+            Scenario::LongCut => vec![cut(&elections[0], node, Duration::from_secs(40))?; hit.len()],
+            _ => hit.iter().map(|(election, _)| meddle(election, scenario)).collect::<Result<_>>()?,
         };
         thread::sleep(AFTERMATH);
         wait_complete(&elections)?;
-        for (election, leader) in hit {
+        for ((election, leader), event) in hit.into_iter().zip(events) {
             record(side, scenario, election, &leader, event)?;
         }
     }
@@ -59,19 +59,17 @@ fn leaders<'e, 'a>(elections: &'e [Election<'a>]) -> Result<Vec<Led<'e, 'a>>> {
     elections.iter().map(|election| Ok((election, election.leader()?))).collect()
 }
 
-/// A person changes each Lease.
-fn meddle(hit: &[Led<'_, '_>], scenario: Scenario) -> Result<u64> {
+/// A person changes the Lease.
+fn meddle(election: &Election<'_>, scenario: Scenario) -> Result<u64> {
+    let probes = election.first();
+    let lease = probes.lease();
+    let clear = r#"{"spec":{"holderIdentity":null}}"#;
+    let verb: &[&str] = match scenario {
+        Scenario::HolderCleared => &["patch", "lease", &lease, "--type=merge", "--patch", clear],
+        _ => &["delete", "lease", &lease],
+    };
     let event = conch_probe::now();
-    for (election, _) in hit {
-        let probes = election.first();
-        let lease = probes.lease();
-        let clear = r#"{"spec":{"holderIdentity":null}}"#;
-        let verb: &[&str] = match scenario {
-            Scenario::HolderCleared => &["patch", "lease", &lease, "--type=merge", "--patch", clear],
-            _ => &["delete", "lease", &lease],
-        };
-        probes.namespace.kubectl(verb)?;
-    }
+    probes.namespace.kubectl(verb)?;
     Ok(event)
 }
 
