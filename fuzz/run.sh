@@ -25,8 +25,8 @@ fi
 
 # With a target, so that build scripts and macros run without these flags.
 build() {
-    RUSTFLAGS=$(echo $coverage) cargo build --quiet --package conch-fuzz --bins --features libfuzzer --profile fuzz \
-        --target "$host"
+    RUSTFLAGS=$(echo $coverage) cargo build --quiet --package conch-fuzz --features libfuzzer --profile fuzz \
+        --target "$host" "${@/#/--bin=fuzz-}"
 }
 
 corpus() {
@@ -53,17 +53,19 @@ fuzz() {
         > "$work/$target.merge.log" 2>&1 && corpus pack "$target" "$work/$target/kept"
 }
 
-build && targets=$(corpus targets) || exit 1
-for target in "${@:-$targets}"; do
-    for target in $target; do
-        echo "== $target for $seconds s"
-        if fuzz "$target"; then
-            passed=$((passed + 1))
-        else
-            failed=$((failed + 1))
-            echo "FAILED  $target"
-        fi
-    done
+if [ $# -eq 0 ]; then
+    targets=$(corpus targets) || exit 1
+    set -- $targets
+fi
+build "$@" || exit 1
+for target in "$@"; do
+    echo "== $target for $seconds s"
+    if fuzz "$target"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $target"
+    fi
 done
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
