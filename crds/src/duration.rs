@@ -47,6 +47,9 @@ impl FromStr for DurationText {
 /// The units in the order in which they may appear, in milliseconds.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
+/// The largest number of a unit.
+const NUMBER_MAX: u128 = 999_999;
+
 fn parse(text: &str) -> Option<Duration> {
     if text.is_empty() || text.len() > LENGTH_MAX as usize {
         return None;
@@ -82,26 +85,36 @@ fn count(number: &str, scale: u64) -> Option<u64> {
     Some(whole * scale + thousandths)
 }
 
-/// The shortest form: `15s`, `1m30s`, `1.5s`, `250ms`, `0s`.
+/// The shortest form: `15s`, `1m30s`, `1.5s`, `250ms`, `0s`. What a number of six digits cannot hold is left to the next unit.
 impl fmt::Display for DurationText {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seconds, millis) = (self.0.as_secs(), self.0.subsec_millis());
-        if seconds == 0 && millis > 0 {
-            return write!(formatter, "{millis}ms");
-        }
-        let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+        let mut rest = self.0.as_millis();
+        let mut take = |unit: u128, most: u128| {
+            let count = (rest / unit).min(most);
+            rest -= count * unit;
+            count
+        };
+        let (hours, minutes) = (take(3_600_000, NUMBER_MAX), take(60_000, NUMBER_MAX));
+        let thousandths = take(1, NUMBER_MAX * 1_000 + 999);
+        let (seconds, millis) = (thousandths / 1_000, thousandths % 1_000);
+        let longer = hours > 0 || minutes > 0;
         if hours > 0 {
             write!(formatter, "{hours}h")?;
         }
         if minutes > 0 {
             write!(formatter, "{minutes}m")?;
         }
-        if millis > 0 {
-            let fraction = format!("{millis:03}");
-            return write!(formatter, "{seconds}.{}s", fraction.trim_end_matches('0'));
+        match (seconds, millis) {
+            (0, 0) if longer => {}
+            (0, 1..) if !longer => write!(formatter, "{millis}ms")?,
+            (_, 0) => write!(formatter, "{seconds}s")?,
+            (_, 1..) => {
+                let fraction = format!("{millis:03}");
+                write!(formatter, "{seconds}.{}s", fraction.trim_end_matches('0'))?;
+            }
         }
-        if seconds > 0 || (hours == 0 && minutes == 0) {
-            write!(formatter, "{seconds}s")?;
+        if rest > 0 {
+            write!(formatter, "{rest}ms")?;
         }
         Ok(())
     }
@@ -172,10 +185,32 @@ mod tests {
         assert!(message.contains("\"fifteen\"") && message.contains("15s"), "{message}");
     }
 
+    #[test]
+    fn a_unit_holds_six_digits_and_leaves_more_to_the_next() {
+        for (text, written) in [
+            ("999999h999999m", "999999h999999m"),
+            ("999999h60m", "999999h60m"),
+            ("999998h60m", "999999h"),
+            ("999999h999999m999999s", "999999h999999m999999s"),
+            ("999999h9999m999999.999s", "999999h26665m39.999s"),
+            ("999999h999999m9s999999ms", "999999h999999m1008.999s"),
+        ] {
+            assert_eq!(text.parse::<DurationText>().unwrap().to_string(), written);
+            assert_eq!(milliseconds(text), milliseconds(written));
+        }
+    }
+
     proptest! {
         #[test]
         fn the_pattern_and_the_parser_accept_the_same(text in PATTERN.trim_matches(['^', '$'])) {
             prop_assert_eq!(milliseconds(&text).is_some(), !text.is_empty() && text.len() <= LENGTH_MAX as usize);
+        }
+
+        #[test]
+        fn what_is_read_is_written_so_that_it_can_be_read(text in PATTERN.trim_matches(['^', '$'])) {
+            if let Ok(duration) = text.parse::<DurationText>() {
+                prop_assert_eq!(duration.to_string().parse(), Ok(duration));
+            }
         }
 
         #[test]
