@@ -49,8 +49,9 @@ fuzz() {
         [ -e "$artifact" ] && corpus add "$target" "$artifact"
     done
     [ "$status" -eq 0 ] || return 1
-    "$program" "${options[@]}" -merge=1 -set_cover_merge=1 "$work/$target/kept" "$work/$target/corpus" \
-        > "$work/$target.merge.log" 2>&1 && corpus pack "$target" "$work/$target/kept"
+    # What counts is which code was reached, not how often: that would keep five times as much.
+    "$program" "${options[@]}" -merge=1 -set_cover_merge=1 -use_counters=0 -use_cmp=0 "$work/$target/kept" \
+        "$work/$target/corpus" > "$work/$target.merge.log" 2>&1 && corpus pack "$target" "$work/$target/kept"
 }
 
 if [ $# -eq 0 ]; then

@@ -19,6 +19,7 @@ use conch_operator::{
 use http_body_util::BodyExt;
 use json_patch::Patch;
 use k8s_openapi::ByteString;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{cell::LazyCell, sync::Arc, time::Duration};
 use tokio::runtime::{Builder, Runtime};
@@ -45,24 +46,43 @@ thread_local! {
 pub fn admission(body: &[u8]) {
     for (path, check) in [(INJECT_PATH, only_injected as fn(&Value, &Value)), (STAMP_PATH, only_stamped)] {
         let Some(patch) = ask(path, body) else { continue };
-        let review = read(body);
-        let before = review["request"]["object"].clone();
+        let mut review = read(body);
+        let before = review.request.object.clone();
         let mut after = before.clone();
         json_patch::patch(&mut after, &patch).expect("the patch applies");
         if patch.0.is_empty() {
             continue;
         }
         check(&before, &after);
-        let mut again = review;
-        again["request"]["object"] = after;
-        let more = ask(path, again.to_string().as_bytes());
+        review.request.object = after;
+        let more = ask(path, &serde_json::to_vec(&review).expect("it was JSON"));
         assert_eq!(more, Some(Patch::default()), "{path}: twice is not once");
     }
 }
 
-/// A request that was understood. In a field that nobody reads it may hold what is no text.
-fn read(body: &[u8]) -> Value {
-    serde_json::from_str(&String::from_utf8_lossy(body)).expect("only JSON is understood")
+/// What the webhook reads of a request. What else stands there may be no text, or no number that fits.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Review {
+    api_version: String,
+    kind: String,
+    request: Question,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Question {
+    uid: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    object: Value,
+    #[serde(default)]
+    old_object: Value,
+}
+
+fn read(body: &[u8]) -> Review {
+    serde_json::from_slice(body).expect("only an AdmissionReview is understood")
 }
 
 /// The patch of an answer that allows the request.
@@ -81,12 +101,9 @@ fn ask(path: &str, body: &[u8]) -> Option<Patch> {
     assert_eq!(status, StatusCode::OK, "{answer:?}");
     let answer: Value = serde_json::from_slice(&answer).expect("the answer is JSON");
     let review = read(body);
-    if !review["request"].is_object() {
-        return None; // a list of the values in order is understood too
-    }
-    assert_eq!((&answer["apiVersion"], &answer["kind"]), (&review["apiVersion"], &review["kind"]));
+    assert_eq!((&answer["apiVersion"], &answer["kind"]), (&json!(review.api_version), &json!(review.kind)));
     let response = &answer["response"];
-    assert_eq!(response["uid"], review["request"]["uid"]);
+    assert_eq!(response["uid"], review.request.uid);
     if response["allowed"] == false {
         assert_eq!((&response["status"]["code"], &response["patch"]), (&json!(403), &Value::Null));
         return None;
