@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use conch_crds::names;
 use serde_json::{Value, json};
 
-use crate::shared::FAIL_OVER_LIMIT;
-use crate::stage::{Scenario, Stage, later, sleep};
+use crate::shared::{FAIL_OVER_LIMIT, Scaled};
+use crate::stage::{Fault, Scenario, Stage, later, sleep};
 
 /// The longest time from a change of the Lease until its leader answers no, on a busy machine.
 const REACTION: Duration = Duration::from_secs(1);
@@ -171,5 +172,23 @@ fn a_foreign_candidate_is_waited_for_as_long_as_it_renews() {
         let healed = conch_probe::now();
         stage.assert_nobody_leads(later(taken, REACTION), healed);
         stage.new_term_within(event, healed, Duration::from_nanos(healed - event) + stage.timing.limit())
+    });
+}
+
+#[test]
+fn an_operator_starts_beside_a_lease_whose_time_no_library_can_hold() {
+    let title =
+        "20, 84 the operator restarted beside a Lease with the last renewTime that the API server takes";
+    Scenario::new(title, "last-time").fast().alone().run(|stage| {
+        let last = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": "conch-last", "labels": {names::MANAGED: names::MANAGED_VALUE}},
+            "spec": {"holderIdentity": "somebody", "renewTime": "9999-12-31T23:59:59.999999Z"}});
+        let event = conch_probe::now();
+        stage.probes.namespace.apply(last).unwrap();
+        let lease =
+            Fault::healed_by(|| stage.probes.namespace.kubectl(&["delete", "lease", "conch-last"]).map(drop));
+        // Comes back when the operator is ready, or fails.
+        drop(Scaled::to(stage.environment, 0));
+        stage.same_term(event, lease.heal())
     });
 }
