@@ -8,7 +8,7 @@ use std::panic::catch_unwind;
 fn replay(target: &str) {
     let (_, check) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
     let inputs = corpus::read(target).unwrap();
-    assert!(inputs.len() >= 10, "the corpus of {target} is too small to test anything: {}", inputs.len());
+    assert!(inputs.len() >= 50, "the corpus of {target} is too small to test anything: {}", inputs.len());
     for (line, input) in (1..).zip(&inputs) {
         let held = catch_unwind(|| check(input)).is_ok();
         assert!(held, "{}:{line}: {}", corpus::path(target).display(), input.escape_ascii());
