@@ -82,9 +82,10 @@ async fn end_operator(client: &Client, namespace: &str) -> Result<()> {
         }
         Ok::<_, anyhow::Error>(())
     };
-    match timeout(END_PATIENCE, gone).await {
-        Ok(ended) => ended?,
-        Err(_) => tracing::warn!("the operator's pods do not end: what they make again now stays"),
+    if let Ok(ended) = timeout(END_PATIENCE, gone).await {
+        ended?;
+    } else {
+        tracing::warn!("the operator's pods do not end: what they make again now stays");
     }
     tracing::info!("the operator has ended");
     Ok(())

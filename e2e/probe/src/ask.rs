@@ -261,8 +261,10 @@ mod tests {
 
     #[test]
     fn events_are_read_whole_and_one_by_one_whatever_the_pieces() {
-        let yes = r#"{"leader":true,"token":"00000000000000000042","validForMs":4450,"deadlineBoottimeNs":"77"}"#;
-        let stream = format!(": alive\n\nid: 0\ndata: {yes}\n\ndata:{{\"leader\":false}}\n\ndata: {{}}\n\ndata: cut");
+        let yes =
+            r#"{"leader":true,"token":"00000000000000000042","validForMs":4450,"deadlineBoottimeNs":"77"}"#;
+        let stream =
+            format!(": alive\n\nid: 0\ndata: {yes}\n\ndata:{{\"leader\":false}}\n\ndata: {{}}\n\ndata: cut");
         let expected = Answer::Yes { valid_for: Duration::from_millis(4_450), deadline: 77, token: 42 };
         let mut received = Vec::new();
         let mut answers = Vec::new();

@@ -33,7 +33,7 @@ pub struct Leases(HashMap<ElectionKey, BTreeMap<Duration, Use>>);
 /// Since when a lease is in this state.
 #[derive(Clone, Copy, Debug)]
 enum Use {
-    InUse,
+    Current,
     /// Somebody may still lead by it.
     Left(Instant),
     /// Nobody can, but its last trace may not have been removed yet.
@@ -59,14 +59,14 @@ impl Leases {
         }
         for (lease, state) in &mut uses {
             *state = match *state {
-                Use::InUse => Use::Left(now),
+                Use::Current => Use::Left(now),
                 Use::Left(since) if age(since, now) >= held_for(*lease) => Use::Over(now),
                 other => other,
             };
         }
-        uses.extend(in_use.iter().map(|lease| ((*lease).min(LEASE_MAX), Use::InUse)));
+        uses.extend(in_use.iter().map(|lease| ((*lease).min(LEASE_MAX), Use::Current)));
         let longest = uses.iter().rev().find_map(|(lease, state)| match *state {
-            Use::InUse => Some(Longest { lease: *lease, left: None }),
+            Use::Current => Some(Longest { lease: *lease, left: None }),
             Use::Left(since) => {
                 Some(Longest { lease: *lease, left: Some(held_for(*lease).saturating_sub(age(since, now))) })
             }

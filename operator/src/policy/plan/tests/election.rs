@@ -128,7 +128,7 @@ fn a_workload_that_is_made_again_with_a_shorter_lease_still_waits_the_longer_one
         world.settle();
         assert_eq!(longest(&world), "60000", "starts anew: {starts_anew}");
     }
-    world.instant += Duration::from_secs(60);
+    world.instant += Duration::from_mins(1);
     world.settle();
     assert_eq!(longest(&world), "60000");
     world.instant += Duration::from_secs(8);
