@@ -317,23 +317,87 @@ fn binding(role: &str, subject: &Value) -> Value {
     })
 }
 
+/// What a sidecar may do, and the operator may grant.
+fn sidecar_rules(lease: &str) -> Value {
+    json!([{ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+        "resourceNames": [lease], "verbs": ["get", "update", "watch", "create"] }])
+}
+
+/// An object without all but its kind, and a change to its spec.
+fn change(mut object: Value, spec: Value) -> Value {
+    object.as_object_mut().unwrap().retain(|key, _| key == "apiVersion" || key == "kind");
+    object["spec"] = spec;
+    object
+}
+
+fn held() -> Value {
+    json!({ "holderIdentity": "somebody", "leaseDurationSeconds": 15 })
+}
+
+/// A request as the operator, and whether it is allowed: method, namespace, name, object.
+type Attempt = (bool, &'static str, &'static str, &'static str, Value);
+
+fn attempts_at_leases() -> Vec<Attempt> {
+    let freed = || change(lease("", &json!({})), json!({ "holderIdentity": "" }));
+    let plain = || lease("", &json!({}));
+    vec![
+        (true, "POST", TEAM, "", lease("conch-f", &json!({}))),
+        (false, "POST", TEAM, "", lease("f", &json!({}))),
+        (false, "POST", TEAM, "", lease("conch-f", &held())),
+        (true, "PATCH", TEAM, "conch-e", change(plain(), json!({}))),
+        (false, "PATCH", TEAM, "conch-e", freed()),
+        (false, "PATCH", TEAM, "other", freed()),
+        (true, "PATCH", helm::NAMESPACE, operator_objects::LEASE, freed()),
+        (true, "DELETE", TEAM, "conch-e", plain()),
+        (false, "DELETE", TEAM, "other", plain()),
+    ]
+}
+
+fn attempts_at_rights(account: impl Fn(&str) -> Value) -> Vec<Attempt> {
+    let all_leases =
+        json!([{ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"] }]);
+    let pods = json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list"] }]);
+    let user = json!({ "kind": "User", "name": "u", "apiGroup": RBAC });
+    vec![
+        (true, "POST", TEAM, "", role("conch-f", &sidecar_rules("conch-f"))),
+        (false, "POST", TEAM, "", role("f", &sidecar_rules("f"))),
+        (false, "POST", TEAM, "", role("conch-f", &sidecar_rules("conch-e"))),
+        (false, "POST", TEAM, "", role("conch-f", &all_leases)),
+        (false, "POST", TEAM, "", role("conch-f", &pods)),
+        (false, "DELETE", TEAM, "other", role("", &json!([]))),
+        (true, "POST", TEAM, "", binding("conch-e", &account(TEAM))),
+        (false, "POST", TEAM, "", binding("conch-other", &account(TEAM))),
+        (false, "POST", TEAM, "", binding("conch-e", &account(helm::NAMESPACE))),
+        (false, "POST", TEAM, "", binding("conch-e", &user)),
+    ]
+}
+
+fn attempts_at_workloads() -> Vec<Attempt> {
+    let scaled = || change(deployment(""), json!({ "replicas": 1 }));
+    let containers = json!([{ "name": "app", "image": "another" }]);
+    let another_image =
+        || change(deployment(""), json!({ "template": { "spec": { "containers": containers } } }));
+    vec![
+        (true, "PATCH", TEAM, "app", change(deployment(""), json!({}))),
+        (false, "PATCH", TEAM, "app", another_image()),
+        (false, "PATCH", TEAM, "app", scaled()),
+        (true, "PATCH", helm::NAMESPACE, names::OPERATOR, scaled()),
+        (false, "PATCH", helm::NAMESPACE, names::OPERATOR, another_image()),
+    ]
+}
+
 #[tokio::test]
 async fn a_stolen_token_of_the_operator_opens_nothing_but_elections() {
     let Some(rights) = Rights::grant("restricted").await else { return };
-    let sidecar = |lease: &str| {
-        json!([{ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
-        "resourceNames": [lease], "verbs": ["get", "update", "watch", "create"] }])
-    };
-    let held = json!({ "holderIdentity": "somebody", "leaseDurationSeconds": 15 });
     let stored = [
-        (TEAM, lease("conch-e", &held)),
-        (TEAM, lease("other", &held)),
-        (TEAM, role("conch-e", &sidecar("conch-e"))),
-        (TEAM, role("other", &sidecar("other"))),
-        (TEAM, role("conch-other", &sidecar("conch-other"))),
+        (TEAM, lease("conch-e", &held())),
+        (TEAM, lease("other", &held())),
+        (TEAM, role("conch-e", &sidecar_rules("conch-e"))),
+        (TEAM, role("other", &sidecar_rules("other"))),
+        (TEAM, role("conch-other", &sidecar_rules("conch-other"))),
         (TEAM, deployment("app")),
         (helm::NAMESPACE, deployment(names::OPERATOR)),
-        (helm::NAMESPACE, lease(operator_objects::LEASE, &held)),
+        (helm::NAMESPACE, lease(operator_objects::LEASE, &held())),
     ];
     for (namespace, mut object) in stored {
         object["metadata"]["namespace"] = json!(rights.namespace(namespace));
@@ -341,65 +405,8 @@ async fn a_stolen_token_of_the_operator_opens_nothing_but_elections() {
     }
     rights.restrict().await;
     let account = |namespace: &str| json!({ "kind": "ServiceAccount", "name": "default", "namespace": rights.namespace(namespace) });
-    let image = json!([{ "name": "app", "image": "another" }]);
-    let patch = |mut object: Value, change: Value| {
-        object.as_object_mut().unwrap().retain(|key, _| key == "apiVersion" || key == "kind");
-        object["spec"] = change;
-        object
-    };
-    let scaled = |name| patch(deployment(name), json!({ "replicas": 1 }));
-    let another_image =
-        |name| patch(deployment(name), json!({ "template": { "spec": { "containers": image } } }));
-    let freed = |name| patch(lease(name, &json!({})), json!({ "holderIdentity": "" }));
-    let cases = [
-        (true, "POST", TEAM, "", lease("conch-f", &json!({}))),
-        (false, "POST", TEAM, "", lease("f", &json!({}))),
-        (false, "POST", TEAM, "", lease("conch-f", &held)),
-        (true, "PATCH", TEAM, "conch-e", patch(lease("", &json!({})), json!({}))),
-        (false, "PATCH", TEAM, "conch-e", freed("conch-e")),
-        (false, "PATCH", TEAM, "other", freed("other")),
-        (true, "PATCH", helm::NAMESPACE, operator_objects::LEASE, freed("")),
-        (true, "DELETE", TEAM, "conch-e", lease("", &json!({}))),
-        (false, "DELETE", TEAM, "other", lease("", &json!({}))),
-        (true, "POST", TEAM, "", role("conch-f", &sidecar("conch-f"))),
-        (false, "POST", TEAM, "", role("f", &sidecar("f"))),
-        (false, "POST", TEAM, "", role("conch-f", &sidecar("conch-e"))),
-        (
-            false,
-            "POST",
-            TEAM,
-            "",
-            role(
-                "conch-f",
-                &json!([{ "apiGroups": ["coordination.k8s.io"],
-            "resources": ["leases"], "verbs": ["get"] }]),
-            ),
-        ),
-        (
-            false,
-            "POST",
-            TEAM,
-            "",
-            role("conch-f", &json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list"] }])),
-        ),
-        (false, "DELETE", TEAM, "other", role("", &json!([]))),
-        (true, "POST", TEAM, "", binding("conch-e", &account(TEAM))),
-        (false, "POST", TEAM, "", binding("conch-other", &account(TEAM))),
-        (false, "POST", TEAM, "", binding("conch-e", &account(helm::NAMESPACE))),
-        (
-            false,
-            "POST",
-            TEAM,
-            "",
-            binding("conch-e", &json!({ "kind": "User", "name": "u", "apiGroup": RBAC })),
-        ),
-        (true, "PATCH", TEAM, "app", patch(deployment("app"), json!({}))),
-        (false, "PATCH", TEAM, "app", another_image("app")),
-        (false, "PATCH", TEAM, "app", scaled("app")),
-        (true, "PATCH", helm::NAMESPACE, names::OPERATOR, scaled("")),
-        (false, "PATCH", helm::NAMESPACE, names::OPERATOR, another_image("")),
-    ];
-    for (allowed, method, namespace, name, object) in cases {
+    let attempts = [attempts_at_leases(), attempts_at_rights(account), attempts_at_workloads()];
+    for (allowed, method, namespace, name, object) in attempts.concat() {
         let result = rights.as_operator(method, namespace, name, object.clone()).await;
         match result {
             Ok(()) => assert!(allowed, "{method} {name} {object} must be refused"),

@@ -271,7 +271,7 @@ fn an_image_can_be_named_by_registry_tag_and_digest() {
 }
 
 /// What a role's rules allow: each verb on each resource, by API group.
-fn granted<'a>(role: &'a Value) -> BTreeSet<(&'a str, &'a str, &'a str)> {
+fn granted(role: &Value) -> BTreeSet<(&str, &str, &str)> {
     let rules = role["rules"].as_array().unwrap().iter();
     let all = rules.flat_map(|rule| {
         words(&rule["apiGroups"]).into_iter().flat_map(move |group| {
