@@ -30,6 +30,8 @@ pub(crate) const COVERED: &[Covered] = &[
     covered("make faults", TEST, "--test faults -- --test-threads=3 --nocapture always::"),
     covered("make faults", TEST, "tests faults cargo test --package conch-e2e --test faults"),
     covered("make fuzz", "CONTRIBUTING.md", "`make test` replays it"),
+    // Half an hour, on a machine that does nothing else.
+    covered("make bench", "CONTRIBUTING.md", "run it by hand"),
     // Changes what is pinned, from the network.
     covered("go mod tidy", "e2e/cluster/README.md", "Updating versions"),
 ];
