@@ -4,29 +4,47 @@ use crate::cluster;
 use anyhow::{Context, Result, bail, ensure};
 use conch_crds::names::operator_objects;
 use k8s_openapi::{ByteString, api::admissionregistration::v1::MutatingWebhookConfiguration};
-use kube::Api;
+use kube::{Api, Client};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use std::{sync::Arc, time::Duration};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 use tokio_rustls::TlsConnector;
 
 /// Of the Service.
 const PORT: u16 = 443;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Says on standard output what is as it should be; fails at the first thing that is not.
+/// Right after an installation, the certificate of one replica may not have reached the others and the webhooks yet.
+const PATIENCE: Duration = Duration::from_mins(1);
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Says on standard output what is as it should be; fails at the first thing that stays as it should not be.
 pub async fn check(namespace: &str) -> Result<()> {
     let (client, _) = cluster::connect().await?;
+    let began = Instant::now();
+    loop {
+        match look(&client, namespace).await {
+            Err(error) if began.elapsed() < PATIENCE => println!("not yet: {error:#}"),
+            result => return result,
+        }
+        sleep(AGAIN_AFTER).await;
+    }
+}
+
+async fn look(client: &Client, namespace: &str) -> Result<()> {
     let missing =
-        cluster::missing_definitions(&client).await.context("failed to ask for the resource definitions")?;
+        cluster::missing_definitions(client).await.context("failed to ask for the resource definitions")?;
     ensure!(
         missing.is_empty(),
         "the API server does not serve {missing:?}: are the resource definitions installed?"
     );
     println!("ok: the API server serves the resource definitions");
 
-    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client);
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let name = operator_objects::WEBHOOK_CONFIGURATION;
     let configuration = configurations
         .get(name)

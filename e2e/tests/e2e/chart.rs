@@ -200,6 +200,12 @@ fn live(environment: &Environment, namespace: &Namespace<'_>) {
     environment.install().unwrap();
     let missing = ["delete", "secret", "conch-operator-certificate", "--namespace", OPERATOR_NAMESPACE];
     environment.tools.kubectl(&missing).unwrap();
+    // The operator makes it again: Helm, asked too early, would do so as well.
+    Tools::wait_for("a new Secret", PATIENCE, || {
+        let secret = ["secret", "conch-operator-certificate", "--namespace", OPERATOR_NAMESPACE];
+        Ok(environment.tools.get(&secret).map(drop).map_err(|error| error.to_string()))
+    })
+    .unwrap();
     // Names that are taken are looked at.
     for (group, kind, rest) in [
         ("coordination.k8s.io", "Lease", json!({})),
