@@ -2,23 +2,28 @@
 
 use std::process::Command;
 
-use conch_e2e::{Candidate, run};
+use conch_e2e::{Candidate, Tools, run};
 use conch_probe::Line;
 
+use crate::shared::FAIL_OVER_LIMIT;
 use crate::stage::{BOTH, Course, Fault, PROGRAM, SIDECAR, Scenario, Stage, sleep};
 
 impl Stage<'_> {
-    /// What the sidecar of a pod first answered after a time: does it lead?
-    pub(crate) fn first_answer(&self, candidate: &Candidate, after: u64) -> Option<bool> {
-        let history = self.probes.history().unwrap();
+    /// What the sidecar of a pod first answered after a time: does it lead? Waits for the answer.
+    pub(crate) fn first_answer(&self, candidate: &Candidate, after: u64) -> bool {
         let pod = format!("{}_{}", candidate.name, candidate.uid);
-        let lines = history.runs.iter().filter(|run| run.pod == pod).flat_map(|run| &run.lines);
-        let answers = lines.filter_map(|line| match line {
-            Line::Yes { answered, .. } => Some((*answered, true)),
-            Line::No { answered, .. } => Some((*answered, false)),
-            _ => None,
-        });
-        answers.filter(|(answered, _)| *answered >= after).min().map(|(_, leads)| leads)
+        let first = || {
+            let history = self.probes.history()?;
+            let lines = history.runs.iter().filter(|run| run.pod == pod).flat_map(|run| &run.lines);
+            let answers = lines.filter_map(|line| match line {
+                Line::Yes { answered, .. } => Some((*answered, true)),
+                Line::No { answered, .. } => Some((*answered, false)),
+                _ => None,
+            });
+            let first = answers.filter(|(answered, _)| *answered >= after).min();
+            Ok(first.map(|(_, leads)| leads).ok_or_else(|| "none".to_owned()))
+        };
+        Tools::wait_for("answer of a sidecar that stood still", FAIL_OVER_LIMIT, first).unwrap()
     }
 }
 
@@ -61,7 +66,7 @@ fn a_pod_that_stood_still_for_longer_than_its_lease_wakes_up_as_no_leader() {
         let awake = conch_probe::now();
         let healed = stopped.heal();
         let course = stage.new_term(event, healed);
-        assert_eq!(stage.first_answer(&stage.leader, awake), Some(false));
+        assert!(!stage.first_answer(&stage.leader, awake));
         course
     });
 }

@@ -4,6 +4,7 @@ use super::{
     mark::Mark,
     observe::{
         ObjectKind,
+        readable::Readable,
         view::{Identity, ViewOf},
         workload::{Workload, WorkloadKind},
     },
@@ -182,7 +183,7 @@ impl Writer {
         match self.send(api.create(&creation(), &object)).await {
             Ok(_) => Ok(()),
             Err(ApplyError::Stale) => match kind {
-                Some(kind) => self.settle(&api, kind, &object.name_any()).await,
+                Some(kind) => self.settle(&object, kind).await,
                 None => Ok(()),
             },
             Err(error) => Err(error),
@@ -191,7 +192,9 @@ impl Writer {
 
     /// An object of the name is there: is it ours, and the watch has not brought it yet? A Lease that a sidecar made anew
     /// without ever having seen ours carries no label.
-    async fn settle<K: Kind>(&self, api: &Api<K>, kind: ObjectKind, name: &str) -> Result<(), ApplyError> {
+    async fn settle<K: Kind>(&self, wanted: &K, kind: ObjectKind) -> Result<(), ApplyError> {
+        let api: Api<Readable<K>> = self.api(wanted.meta().namespace.as_deref());
+        let name = &wanted.name_any();
         let Some(found) = self.send(api.get_opt(name)).await? else {
             return Err(ApplyError::Stale);
         };
@@ -225,8 +228,8 @@ impl Writer {
         Ok(written.resource_version().unwrap_or_default())
     }
 
-    async fn merge<K: Kind>(&self, object: &Identity, patch: &Value) -> Result<K, ApplyError> {
-        let api: Api<K> = self.api(Some(&object.namespace));
+    async fn merge<K: Kind>(&self, object: &Identity, patch: &Value) -> Result<Readable<K>, ApplyError> {
+        let api: Api<Readable<K>> = self.api(Some(&object.namespace));
         let parameters =
             PatchParams { field_manager: Some(names::OPERATOR.to_owned()), ..PatchParams::default() };
         self.send(api.patch(&object.name, &parameters, &Patch::Merge(patch))).await
@@ -263,7 +266,10 @@ impl Writer {
         Ok(Effect { notice: is_done.then_some(notice), touched: Some(workload), ..Effect::default() })
     }
 
-    fn api<K: Kind>(&self, namespace: Option<&str>) -> Api<K> {
+    fn api<K>(&self, namespace: Option<&str>) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
         Api::namespaced(self.client.clone(), namespace.unwrap_or_default())
     }
 

@@ -15,7 +15,7 @@ fn a_sidecar_that_stood_still_for_longer_than_its_lease_wakes_up_as_no_leader() 
         let healed = stopped.heal();
         let course = stage.new_term(event, healed);
         // What was asked for while it stood still, and all that came after: its very first answer is a no.
-        assert_eq!(stage.first_answer(&stage.leader, awake), Some(false));
+        assert!(!stage.first_answer(&stage.leader, awake));
         course
     });
 }

@@ -67,18 +67,19 @@ pub fn may_be_fresh<'p>(lease: &Entry<Lease>, mut pods: impl Iterator<Item = &'p
 mod tests {
     use super::*;
     use crate::policy::observe::view::ViewOf;
+    use k8s_openapi::api::{coordination::v1::Lease as LeaseObject, core::v1::Pod as PodObject};
     use serde_json::{Value, json};
     use std::time::Instant;
 
     fn lease(value: Value, first_seen: Instant) -> Entry<Lease> {
-        let view = Lease::of(serde_json::from_value(value).unwrap()).unwrap();
+        let view = Lease::of(serde_json::from_value::<LeaseObject>(value).unwrap()).unwrap();
         Entry { view, version: String::new(), first_seen, touched: first_seen }
     }
 
     fn pod(injected: bool, first_seen: Instant) -> Entry<Pod> {
         let containers = if injected { json!([{"name": "conch"}]) } else { json!([]) };
         let object = json!({"spec": {"containers": [], "initContainers": containers}});
-        let view = Pod::of(serde_json::from_value(object).unwrap()).unwrap();
+        let view = Pod::of(serde_json::from_value::<PodObject>(object).unwrap()).unwrap();
         Entry { view, version: String::new(), first_seen, touched: first_seen }
     }
 

@@ -5,6 +5,7 @@ pub mod index;
 pub mod longest;
 pub mod memory;
 pub mod objects;
+pub mod readable;
 #[cfg(test)]
 mod tests;
 pub mod view;

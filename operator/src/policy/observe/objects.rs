@@ -5,6 +5,7 @@ use conch_crds::{
     CoordinationPolicy, CoordinationPolicySpec, CoordinationPolicyStatus, Election as ElectionObject,
     ElectionStatus, PodDeletion, election::TransitionCause, names,
 };
+use conch_stores::kubernetes::held_lease;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -14,7 +15,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::{PartialObjectMeta, error_boundary::InvalidObject};
 use std::time::Duration;
 
 /// The Lease of an election: everything but what changes with each renewal.
@@ -38,7 +39,8 @@ pub struct Lease {
     pub token: Option<String>,
     /// Who holds it.
     pub holder: Option<Holder>,
-    /// For how long, in the record that a sidecar wrote: rounded up to seconds.
+    /// For how long, as the sidecar wrote that holds or held it, rounded up to seconds. What anybody else writes to
+    /// `leaseDurationSeconds` is nobody's lease.
     pub held_for: Option<Duration>,
     /// When the running term began, for people.
     pub since: Option<Timestamp>,
@@ -179,13 +181,11 @@ impl ViewOf<LeaseObject> for Lease {
             None => Author::Stranger,
         };
         let holder = spec.holder_identity.filter(|holder| !holder.is_empty());
-        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let is_held = author == Author::Sidecar && holder.is_some();
         Some(Self {
             identity: Identity::of(metadata),
             owners: owners(metadata),
             deleting: metadata.deletion_timestamp.is_some(),
-            held_for: seconds.filter(|_| is_held).map(Duration::from_secs),
+            held_for: annotation(metadata, names::RECORD).and_then(|note| held_lease(&note)),
             author,
             fresh: annotation(metadata, names::FRESH).is_some_and(|of| metadata.uid == Some(of)),
             longest_lease: longest_lease(metadata),
@@ -260,20 +260,26 @@ impl View for RoleBinding {
     }
 }
 
-impl ViewOf<DeserializeGuard<ElectionObject>> for Election {
-    /// A status that cannot be read counts as none and is written anew.
-    fn of(object: DeserializeGuard<ElectionObject>) -> Option<Self> {
-        let (metadata, status) = match object.0 {
-            Ok(object) => (object.metadata, object.status),
-            Err(invalid) => (invalid.metadata, None),
-        };
-        Some(Self {
-            identity: Identity::of(&metadata),
+impl Election {
+    fn from_parts(metadata: &ObjectMeta, status: Option<ElectionStatus>) -> Self {
+        Self {
+            identity: Identity::of(metadata),
             generation: metadata.generation,
-            managed: is_managed(&metadata),
-            longest_lease: longest_lease(&metadata),
+            managed: is_managed(metadata),
+            longest_lease: longest_lease(metadata),
             status: status.unwrap_or_default(),
-        })
+        }
+    }
+}
+
+impl ViewOf<ElectionObject> for Election {
+    fn of(object: ElectionObject) -> Option<Self> {
+        Some(Self::from_parts(&object.metadata, object.status))
+    }
+
+    /// A status that cannot be read counts as none and is written anew.
+    fn of_unreadable(object: InvalidObject) -> Option<Self> {
+        Some(Self::from_parts(&object.metadata, None))
     }
 }
 
@@ -287,17 +293,22 @@ impl View for Election {
     }
 }
 
-impl ViewOf<DeserializeGuard<CoordinationPolicy>> for Policy {
-    fn of(object: DeserializeGuard<CoordinationPolicy>) -> Option<Self> {
-        let (metadata, spec, status) = match object.0 {
-            Ok(object) => (object.metadata, Ok(object.spec), object.status),
-            Err(invalid) => (invalid.metadata, Err(invalid.error), None),
-        };
+impl ViewOf<CoordinationPolicy> for Policy {
+    fn of(object: CoordinationPolicy) -> Option<Self> {
         Some(Self {
-            identity: Identity::of(&metadata),
-            generation: metadata.generation,
-            spec,
-            status: status.unwrap_or_default(),
+            identity: Identity::of(&object.metadata),
+            generation: object.metadata.generation,
+            spec: Ok(object.spec),
+            status: object.status.unwrap_or_default(),
+        })
+    }
+
+    fn of_unreadable(object: InvalidObject) -> Option<Self> {
+        Some(Self {
+            identity: Identity::of(&object.metadata),
+            generation: object.metadata.generation,
+            spec: Err(object.error),
+            status: CoordinationPolicyStatus::default(),
         })
     }
 }
@@ -343,12 +354,13 @@ fn longest_lease(metadata: &ObjectMeta) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::observe::readable::Readable;
     use serde_json::{Value, json};
 
     fn lease(annotations: &Value, spec: &Value) -> Lease {
         let object =
             json!({"metadata": {"name": "conch-e", "uid": "u", "annotations": annotations}, "spec": spec});
-        Lease::of(serde_json::from_value(object).unwrap()).unwrap()
+        Lease::of(serde_json::from_value::<LeaseObject>(object).unwrap()).unwrap()
     }
 
     fn held(holder: &str) -> Lease {
@@ -433,7 +445,8 @@ mod tests {
     fn a_policy_that_cannot_be_read_is_remembered_with_the_reason() {
         let object = json!({"apiVersion": "conch.rs/v1alpha1", "kind": "CoordinationPolicy",
             "metadata": {"name": "p"}, "spec": {"timing": {"leaseDuration": "soon"}}});
-        let view = Policy::of(serde_json::from_value(object).unwrap()).unwrap();
+        let view =
+            Policy::of(serde_json::from_value::<Readable<CoordinationPolicy>>(object).unwrap()).unwrap();
         assert!(view.spec.unwrap_err().contains("soon"));
         assert_eq!(view.identity.name, "p");
     }

@@ -3,6 +3,7 @@
 use super::{
     Observed,
     index::{Index, Reaction},
+    readable::Readable,
     watch::follow,
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
 use conch_crds::{CoordinationPolicy, Election, names};
 use futures::stream;
 use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
-use kube::{Resource, core::DeserializeGuard, runtime::watcher::Event};
+use kube::{Resource, runtime::watcher::Event};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::{
@@ -65,11 +66,11 @@ impl Watched {
         feed!(self, pods, on_pod, events)
     }
 
-    async fn elections(&self, events: Vec<Event<DeserializeGuard<Election>>>) -> Vec<Reaction> {
+    async fn elections(&self, events: Vec<Event<Election>>) -> Vec<Reaction> {
         feed!(self, elections, on_election, events)
     }
 
-    async fn policies(&self, events: Vec<Event<DeserializeGuard<CoordinationPolicy>>>) -> Vec<Reaction> {
+    async fn policies(&self, events: Vec<Event<Readable<CoordinationPolicy>>>) -> Vec<Reaction> {
         feed!(self, policies, on_policy, events)
     }
 
@@ -105,7 +106,7 @@ fn pod(uid: &str, patch: &Value) -> Pod {
     object("payments-0", uid, &base)
 }
 
-fn election(uid: &str) -> DeserializeGuard<Election> {
+fn election(uid: &str) -> Election {
     object("payments", uid, &json!({}))
 }
 
@@ -133,7 +134,7 @@ async fn nobody_led_an_election_whose_only_lease_came_as_an_event() {
 }
 
 /// A name, and the events of Leases, Elections and pods.
-type Case = (&'static str, Vec<Event<Lease>>, Vec<Event<DeserializeGuard<Election>>>, Vec<Event<Pod>>);
+type Case = (&'static str, Vec<Event<Lease>>, Vec<Event<Election>>, Vec<Event<Pod>>);
 
 #[tokio::test]
 async fn somebody_may_have_led_whatever_was_there_before_or_was_deleted() {
@@ -352,7 +353,7 @@ async fn a_longer_lease_is_announced_to_the_pods_that_count_with_less_before_ano
     let stamped =
         |milliseconds: &str| json!({"metadata": {"annotations": {names::LONGEST_LEASE: milliseconds}}});
     let policy = |lease: &str| {
-        object::<DeserializeGuard<CoordinationPolicy>>(
+        object::<Readable<CoordinationPolicy>>(
             "default",
             "p",
             &json!({"spec": {"timing": {"leaseDuration": lease}}}),

@@ -1,7 +1,9 @@
 //! What the operator remembers of each object: only what a decision depends on. Two views are equal exactly if nothing
 //! changed that matters, so that a heartbeat, somebody else's status or a foreign annotation wakes nobody.
 
+use super::readable::Readable;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::error_boundary::InvalidObject;
 
 /// A slim copy of an object.
 pub trait View: Sized + Clone + PartialEq + Send + 'static {
@@ -22,6 +24,24 @@ pub trait View: Sized + Clone + PartialEq + Send + 'static {
 pub trait ViewOf<O>: View {
     /// `None`: this object concerns nobody.
     fn of(object: O) -> Option<Self>;
+
+    /// What is known of one that cannot be read.
+    fn of_unreadable(_: InvalidObject) -> Option<Self> {
+        None
+    }
+}
+
+impl<O, T: ViewOf<O>> ViewOf<Readable<O>> for T {
+    fn of(object: Readable<O>) -> Option<Self> {
+        match object.0 {
+            Ok(object) => <T as ViewOf<O>>::of(object),
+            Err(invalid) => {
+                let Identity { namespace, name, .. } = Identity::of(&invalid.metadata);
+                tracing::warn!(namespace, name, error = invalid.error, "an object cannot be read");
+                <T as ViewOf<O>>::of_unreadable(invalid)
+            }
+        }
+    }
 }
 
 /// Which object, and which one of those that had its name.

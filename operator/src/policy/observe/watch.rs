@@ -3,6 +3,7 @@
 use super::{
     cache::{Cache, Change},
     index::{Index, Reaction, wake},
+    readable::Readable,
     view::ViewOf,
     workload::Workload,
 };
@@ -16,7 +17,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Resource,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher, watcher::Event},
 };
 use serde::de::DeserializeOwned;
@@ -71,7 +72,7 @@ pub fn all(client: &Client, index: &SharedIndex, react: &React) -> Vec<BoxFuture
             |all| &mut all.bindings,
             |_, change| wake(change),
         )),
-        Box::pin(run::<DeserializeGuard<Election>, _>(
+        Box::pin(run::<Election, _>(
             client,
             "",
             index(),
@@ -79,7 +80,7 @@ pub fn all(client: &Client, index: &SharedIndex, react: &React) -> Vec<BoxFuture
             |all| &mut all.elections,
             Index::on_election,
         )),
-        Box::pin(run::<DeserializeGuard<CoordinationPolicy>, _>(
+        Box::pin(run::<CoordinationPolicy, _>(
             client,
             "",
             index(),
@@ -110,7 +111,7 @@ where
     O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     T: ViewOf<O>,
 {
-    let api: Api<O> = Api::all(client.clone());
+    let api: Api<Readable<O>> = Api::all(client.clone());
     let config = watcher::Config::default().page_size(PAGE_SIZE);
     let config = if labels.is_empty() { config } else { config.labels(labels) };
     let stream = watcher(api, config).default_backoff();

@@ -303,7 +303,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn pod(value: Value) -> Pod {
-        Pod::of(serde_json::from_value(value).unwrap()).unwrap()
+        Pod::of(serde_json::from_value::<PodObject>(value).unwrap()).unwrap()
     }
 
     #[test]

@@ -101,6 +101,15 @@ pub(super) fn parse_fence(text: &str) -> Option<Fence> {
     if canonical { text.parse().ok().map(Fence) } else { None }
 }
 
+/// The lease of the holder that [`names::RECORD`] names, whatever the fields of the Lease say by now: by it somebody may
+/// lead.
+pub fn held_lease(note: &str) -> Option<Duration> {
+    match serde_json::from_str::<Note>(note).ok()?.record()?.claim {
+        Claim::Held { lease, .. } => Some(lease),
+        Claim::Released { .. } | Claim::Vacant => None,
+    }
+}
+
 /// What the operator says about a pod that is being deleted; garbage counts as nothing.
 pub(super) fn pod_deletion(object: &DynamicObject) -> Option<PodDeletion> {
     serde_json::from_str(annotation(object, names::POD_DELETION)?).ok()

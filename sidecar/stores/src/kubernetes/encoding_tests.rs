@@ -62,6 +62,14 @@ fn assert_unknown(object: &DynamicObject, why: &str) -> Unknown {
 }
 
 #[test]
+fn the_lease_of_a_record_is_read_whatever_the_fields_say() {
+    let note = |record: &Record| annotations(&written(record))[names::RECORD].clone();
+    assert_eq!(held_lease(&note(&held())), Some(Duration::from_secs(15)));
+    assert_eq!(held_lease(&note(&released(WriteId { nonce: Nonce(0xabc), sequence: 2 }))), None);
+    assert_eq!(held_lease("15"), None);
+}
+
+#[test]
 fn a_held_lease_reads_well_for_every_tool() {
     let object = written(&held());
     assert_eq!(

@@ -16,6 +16,7 @@ mod rhythm;
 mod seen;
 
 pub use connection::ConnectError;
+pub use encoding::held_lease;
 
 use crate::{Fencing, Store};
 use conch_crds::PodDeletion;

@@ -9,6 +9,7 @@ use crate::{
             ObjectKind, Observed, Touches,
             longest::Leases,
             objects::{Election, Lease, Policy, Role, RoleBinding},
+            readable::Readable,
             view::ViewOf,
             workload::{Pod, Workload},
         },
@@ -22,7 +23,7 @@ use k8s_openapi::api::{
     core::v1::Pod as PodObject,
     rbac::v1::{Role as RoleObject, RoleBinding as RoleBindingObject},
 };
-use kube::{ResourceExt, core::DeserializeGuard};
+use kube::ResourceExt;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -104,7 +105,7 @@ impl World {
             lease,
             role: self.role.clone().and_then(Role::of),
             binding: self.binding.clone().and_then(RoleBinding::of),
-            election: self.election.clone().and_then(|object| Election::of(DeserializeGuard(Ok(object)))),
+            election: self.election.clone().and_then(Election::of),
             injection_disabled: self.injection_disabled,
             never_led: self.never_led,
             foreign: self.foreign.clone(),
@@ -216,6 +217,19 @@ impl World {
         }));
     }
 
+    /// The same, with the whole record of a sidecar that leads by a lease of this length.
+    pub(super) fn hold_for(&mut self, holder: &str, seconds: u64) {
+        self.hold(holder, None);
+        let nonce = "0".repeat(31) + "a";
+        let held = json!({"holder": format!("p_u_{nonce}"), "term": format!("{nonce}.1"), "leaseSeconds": seconds,
+            "reacquired": false});
+        let record =
+            json!({"form": 2, "write": format!("{nonce}.1"), "transitions": 1, "claim": {"held": held}})
+                .to_string();
+        self.patch_lease(&json!({"metadata": {"annotations": {names::RECORD: record}},
+            "spec": {"leaseDurationSeconds": seconds}}));
+    }
+
     /// A sidecar gives it up.
     pub(super) fn release(&mut self) {
         self.patch_lease(&json!({"metadata": {"annotations": {names::RECORD: "released"}},
@@ -267,8 +281,8 @@ pub(super) fn policy(object: &Value) -> Policy {
     let mut base = json!({"apiVersion": "conch.rs/v1alpha1", "kind": "CoordinationPolicy",
         "metadata": {"namespace": "shop", "uid": "p", "generation": 1}, "spec": {}});
     json_patch::merge(&mut base, object);
-    let guarded: DeserializeGuard<CoordinationPolicy> = serde_json::from_value(base).unwrap();
-    Policy::of(guarded).unwrap()
+    let object: Readable<CoordinationPolicy> = serde_json::from_value(base).unwrap();
+    Policy::of(object).unwrap()
 }
 
 /// An injected, running pod, changed by a merge patch.
