@@ -112,6 +112,7 @@ impl Elector {
                 self.promised = None;
                 self.stop(EndCause::Resigned);
             }
+            Input::GiveAway => self.stop(EndCause::Unhealthy),
             Input::Terminate => {
                 self.terminating = true;
                 self.stop(EndCause::Terminated);
@@ -139,6 +140,22 @@ impl Elector {
         self.stop(EndCause::Resigned);
         self.cool_down = Some(Span::new(now, cool_down.unwrap_or(self.config.timing.renew_interval())));
         Ok(())
+    }
+
+    /// The program is another one than the one that was told this token, and wants a higher one of its own: with the next
+    /// write, at most once in a renewal interval, a new term of this process follows the running one. Nothing that was
+    /// promised ends by that; whoever was told the old token is refused where the new one was seen.
+    pub fn begin_anew(&mut self, now: Moment, token: Token) -> Result<(), NotCurrent> {
+        self.expire(now);
+        let current = match &mut self.role {
+            Role::Leading(term) if term.token == token => {
+                term.next_wanted = true;
+                return Ok(());
+            }
+            Role::Leading(term) => Some(term.token),
+            _ => None,
+        };
+        Err(NotCurrent { current })
     }
 
     /// The next request to perform, if any. For a write, `now` is the moment from which its validity counts.
@@ -198,7 +215,8 @@ impl Elector {
             _ if self.read_due => Duration::ZERO,
             Role::Following => self.acquire_in(now)?,
             Role::Leading(term) if self.willing => {
-                Span::new(term.validity.from, self.config.timing.renew_interval()).surely_left(now)
+                let from = if term.next_wanted { term.began } else { term.validity.from };
+                Span::new(from, self.config.timing.renew_interval()).surely_left(now)
             }
             Role::Leading(_) => return None,
             Role::Stopping(_) => [self.promised, self.inherited]
@@ -268,7 +286,13 @@ impl Elector {
             }
             Role::Leading(term) => {
                 let recent = now.shortest_since(term.acquired) < self.config.timing.lease();
-                (Purpose::Renew, term.transitions, self.held(term.id, term.reacquired && recent))
+                let reacquired = term.reacquired && recent;
+                if term.next_wanted {
+                    let purpose = Purpose::Follow { ended: term.id };
+                    (purpose, term.transitions.saturating_add(1), self.held(write, reacquired))
+                } else {
+                    (Purpose::Renew, term.transitions, self.held(term.id, reacquired))
+                }
             }
             Role::Stopping(term) => (Purpose::Release, term.transitions, Claim::Released { term: term.id }),
             Role::HistoryLost => return None,

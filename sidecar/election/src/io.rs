@@ -20,6 +20,9 @@ pub enum Input {
     Willing(bool),
     /// It is proven that the program does nothing more with what it was promised: it closed its stream, or it has exited.
     ProgramStopped,
+    /// The program is not fit to lead, and nobody knows what it does with what it was promised: it hangs, or fails its check.
+    /// Answers turn to no at once, and the release waits until every promise is over.
+    GiveAway,
     /// This process was told to end. Answers turn to no at once; see [`crate::Elector::is_done`].
     Terminate,
 }
@@ -135,6 +138,10 @@ pub enum EndCause {
     RecordReplaced,
     /// The program resigned or closed its stream.
     Resigned,
+    /// The program was found unfit to lead.
+    Unhealthy,
+    /// A new term of the same process follows it, because its program is another one.
+    NewTerm,
     /// The process was told to end.
     Terminated,
     /// The store lost history.
@@ -148,8 +155,14 @@ pub enum Reason {
     Leading,
     /// The store has not answered yet since this process started.
     NotContacted,
-    /// The program has not asked to lead, or is not healthy.
+    /// The program has not asked to lead.
     NotAsked,
+    /// The program holds no stream, and has to.
+    StreamMissing,
+    /// The program has sent no heartbeat in time.
+    HeartbeatMissing,
+    /// The program does not pass its health check.
+    Unhealthy,
     /// Another candidate holds the lease.
     OtherLeads,
     /// The record is missing or was altered by something that is no candidate: a whole lease must pass first.
@@ -162,7 +175,7 @@ pub enum Reason {
     StoreDenied,
     /// The store answers with something that cannot be used.
     StoreInvalid,
-    /// The program resigned a moment ago.
+    /// This pod gave the lead away a moment ago.
     CoolingDown,
     /// The process was told to end.
     Terminating,
@@ -205,8 +218,16 @@ impl Reason {
         match self {
             Self::Leading => "This pod leads.",
             Self::NotContacted => "The store has not answered yet since the sidecar started.",
-            Self::NotAsked => {
-                "This pod is no candidate: its program has not asked to lead, or is not healthy."
+            Self::NotAsked => "This pod is no candidate: its program has not asked to lead.",
+            Self::StreamMissing => {
+                "This pod is no candidate: its policy says presence: Stream, and its program does not hold GET /v1/lead."
+            }
+            Self::HeartbeatMissing => {
+                "This pod is no candidate: its policy says presence: Heartbeat, and its program has not sent \
+                 POST /v1/heartbeat in time."
+            }
+            Self::Unhealthy => {
+                "This pod is no candidate: its program does not pass the policy's health check."
             }
             Self::OtherLeads => "Another pod holds the lease.",
             Self::RecordUnknown => {
@@ -218,7 +239,9 @@ impl Reason {
             Self::StoreInvalid => {
                 "The store answers with something that cannot be used; see the sidecar's log."
             }
-            Self::CoolingDown => "This pod resigned a moment ago and leaves the lead to others.",
+            Self::CoolingDown => {
+                "This pod gave the lead away a moment ago and leaves it to others for a while."
+            }
             Self::Terminating => "This pod is shutting down.",
             Self::HistoryLost => {
                 "The store lost history: tokens would repeat. Raise the policy's fencingOffset above the last token and \

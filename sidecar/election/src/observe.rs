@@ -3,7 +3,7 @@
 use crate::{
     elector::Elector,
     io::{EndCause, Event},
-    record::{Claim, Content, Fence, Record, Stored, Token, Written},
+    record::{Claim, Content, Fence, Record, Stored, TermId, Token, Written},
     register::Register,
     term::{Attempt, InFlight, Purpose, Role, Term},
     time::{Moment, Span},
@@ -118,6 +118,7 @@ impl Elector {
             }
             Purpose::Create => {}
             Purpose::Renew => self.renewed(now, attempt),
+            Purpose::Follow { ended } => self.followed(attempt, written, *ended),
             Purpose::Release => self.released(now, attempt),
         }
     }
@@ -154,18 +155,9 @@ impl Elector {
 
     fn begin(&mut self, attempt: &Attempt, written: &Written, previous: Option<String>, reacquired: bool) {
         assert!(matches!(self.role, Role::Following), "a term begins only where none is");
-        let Fence(fence) = written.fence.unwrap_or(Fence(u128::from(attempt.record.transitions)));
-        let token = Token(self.config.fencing_offset.saturating_add(fence));
-        self.role = Role::Leading(Term {
-            id: attempt.record.write,
-            token,
-            transitions: attempt.record.transitions,
-            acquired: attempt.sent,
-            validity: Span::new(attempt.sent, self.config.timing.validity()),
-            latest_write: attempt.record.write,
-            incarnation: written.incarnation.clone(),
-            reacquired,
-        });
+        let term = self.term_of(attempt, written, reacquired);
+        let token = term.token;
+        self.role = Role::Leading(term);
         self.event(Event::TermBegan { token, previous, reacquired });
         // Nothing was promised in this term yet: it can be given back at once.
         if self.terminating {
@@ -177,6 +169,42 @@ impl Elector {
         if matches!(self.register, Register::Present(_)) {
             self.check_own_record();
         }
+    }
+
+    /// The term that a confirmed write began.
+    fn term_of(&self, attempt: &Attempt, written: &Written, reacquired: bool) -> Term {
+        let Fence(fence) = written.fence.unwrap_or(Fence(u128::from(attempt.record.transitions)));
+        Term {
+            id: attempt.record.write,
+            token: Token(self.config.fencing_offset.saturating_add(fence)),
+            transitions: attempt.record.transitions,
+            acquired: attempt.sent,
+            began: attempt.sent,
+            validity: Span::new(attempt.sent, self.config.timing.validity()),
+            latest_write: attempt.record.write,
+            incarnation: written.incarnation.clone(),
+            reacquired,
+            next_wanted: false,
+        }
+    }
+
+    /// A term of this process took the place of its own one. The record was ours all the time: the compare-and-set says so.
+    fn followed(&mut self, attempt: &Attempt, written: &Written, ended: TermId) {
+        let (Role::Leading(old) | Role::Stopping(old)) = &self.role else { return };
+        if old.id != ended {
+            return;
+        }
+        let (token, acquired) = (old.token, old.acquired);
+        let term = Term { acquired, ..self.term_of(attempt, written, old.reacquired) };
+        if matches!(self.role, Role::Stopping(_)) {
+            // It never led; the release has to name it, as the latest term that anybody saw.
+            self.role = Role::Stopping(term);
+            return;
+        }
+        let previous = Some(self.config.identity.pod.clone());
+        self.event(Event::TermEnded { token, cause: EndCause::NewTerm });
+        self.event(Event::TermBegan { token: term.token, previous, reacquired: false });
+        self.role = Role::Leading(term);
     }
 
     fn renewed(&mut self, now: Moment, attempt: &Attempt) {

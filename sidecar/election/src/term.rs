@@ -25,8 +25,10 @@ pub(crate) struct Term {
     pub(crate) id: TermId,
     pub(crate) token: Token,
     pub(crate) transitions: u32,
-    /// When the acquiring write was sent.
+    /// When the write was sent by which this process came to lead.
     pub(crate) acquired: Moment,
+    /// When the write that began this term was sent: the acquiring one, unless the term follows one of the same process.
+    pub(crate) began: Moment,
     /// V, counted from when the latest confirmed write was sent.
     pub(crate) validity: Span,
     /// The newest write that is known to have taken effect.
@@ -35,6 +37,8 @@ pub(crate) struct Term {
     pub(crate) incarnation: Incarnation,
     /// Taken at once from an earlier process of this pod.
     pub(crate) reacquired: bool,
+    /// The program asked for a term of its own.
+    pub(crate) next_wanted: bool,
 }
 
 /// A write that was sent.
@@ -58,6 +62,10 @@ pub(crate) enum Purpose {
         reacquired: bool,
     },
     Renew,
+    /// Follow one's own term by a new one, with a token of its own. As good as a renewal to everybody else.
+    Follow {
+        ended: TermId,
+    },
     Release,
 }
 

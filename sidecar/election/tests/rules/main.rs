@@ -10,6 +10,7 @@
 mod acquire;
 mod fencing;
 mod hand_over;
+mod next_term;
 mod promises;
 mod reasons;
 mod settle;

@@ -1,7 +1,9 @@
 //! What a program is told, and that no release goes out before all of it is over.
 
 use crate::world::*;
-use conch_election::{Claim, Config, Content, Identity, Input, Moment, Nonce, Reason, Timing};
+use conch_election::{
+    Claim, Config, Content, EndCause, Event, Identity, Input, Moment, Nonce, Reason, Timing,
+};
 use std::time::Duration;
 
 fn released(register: &Register) -> bool {
@@ -184,4 +186,48 @@ fn a_program_that_stops_again_leaves_the_lead_to_others_again() {
         register.run_until(&mut elector, now + 1_900, now + 2_100);
     }
     assert!(elector.leads(at(8_100)));
+}
+
+#[test]
+fn a_leader_that_is_given_away_says_no_at_once_and_is_released_only_after_its_last_promise_and_the_grace() {
+    let (mut elector, mut register) = leader();
+    let promise = elector.answer(at(1_000)).promise.unwrap();
+    elector.handle(at(1_100), Input::Willing(false));
+    elector.handle(at(1_100), Input::GiveAway);
+    assert_eq!(elector.answer(at(1_100)).promise, None);
+    assert!(
+        events(&mut elector).contains(&Event::TermEnded { token: promise.token, cause: EndCause::Unhealthy })
+    );
+
+    let slowest = promise.valid_for.mul_f64(1.0 / 0.9) + GRACE;
+    let not_before = 1_000 + u64::try_from(slowest.as_millis()).unwrap();
+    register.run_until(&mut elector, 1_100, not_before);
+    assert!(!released(&register));
+    register.run_until(&mut elector, not_before, not_before + 100);
+    assert!(released(&register));
+    assert!(!elector.leads(at(not_before + 100)));
+}
+
+#[test]
+fn a_hung_leader_whose_last_promise_is_over_is_given_away_at_once() {
+    let (mut elector, mut register) = leader();
+    elector.answer(at(100));
+    register.run_until(&mut elector, 100, 10_000);
+    elector.handle(at(10_000), Input::Willing(false));
+    elector.handle(at(10_000), Input::GiveAway);
+    register.run(&mut elector, at(10_000));
+    assert!(released(&register));
+}
+
+#[test]
+fn giving_away_what_one_does_not_have_is_nothing() {
+    let (_, mut register) = leader();
+    let mut second = follower(&mut register, 100);
+    let before = register.stored.clone();
+    second.handle(at(200), Input::GiveAway);
+    register.run_until(&mut second, 200, 14_000);
+    assert_eq!(register.stored, before);
+    // And it takes nothing from its candidacy.
+    register.run_until(&mut second, 14_000, 15_200);
+    assert!(second.leads(at(15_200)));
 }

@@ -42,7 +42,8 @@ impl World<'_> {
             Fault::RestartSidecar(who)
             | Fault::ReplacePod(who, _)
             | Fault::Resign(who, _)
-            | Fault::Hang(who, _)
+            | Fault::Hang(who, ..)
+            | Fault::NewTerm(who)
             | Fault::Crash(who, ..)
             | Fault::Drain { who, .. } => self.befall(who, fault),
         }
@@ -131,11 +132,15 @@ impl World<'_> {
             Fault::RestartSidecar(_) => self.restart_sidecar(index),
             _ if node.frozen_until > self.now => {}
             Fault::Resign(_, cool_down) => self.resign(index, cool_down),
-            Fault::Hang(_, length) => {
+            Fault::Hang(_, length, gives_away) => {
                 node.mute_until = limit(length);
                 self.come_back(index, limit(length));
                 self.input(index, Input::Willing(false));
+                if gives_away {
+                    self.input(index, Input::GiveAway);
+                }
             }
+            Fault::NewTerm(_) => self.new_term(index),
             Fault::Crash(_, length, proven) => {
                 node.mute_until = limit(length);
                 self.checker.stopped(index, self.now);
@@ -176,6 +181,17 @@ impl World<'_> {
             let cool_down = cool_down.map(Duration::from_micros);
             let result = node.elector.resign(moment, promise.token, cool_down);
             self.trace(|| format!("resigns: {result:?}"));
+            self.drive(index);
+        }
+    }
+
+    fn new_term(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let moment = node.clocks.at(self.now);
+        // What was promised to the program before stands: nobody says that it stopped.
+        if let Some(promise) = node.elector.answer(moment).promise {
+            let result = node.elector.begin_anew(moment, promise.token);
+            self.trace(|| format!("wants a new term: {result:?}"));
             self.drive(index);
         }
     }

@@ -87,8 +87,10 @@ pub(crate) enum Fault {
     /// The pod dies as a whole, and another one starts; of the same name or not.
     ReplacePod(Who, bool),
     Resign(Who, Option<u64>),
-    /// The program neither asks nor stops.
-    Hang(Who, u64),
+    /// The program neither asks nor stops; whether its sidecar then gives the lead away is the last.
+    Hang(Who, u64, bool),
+    /// The program is another one than before, and asks for a term of its own.
+    NewTerm(Who),
     /// The program exits and is started again; whether the sidecar has proof of it is the second.
     Crash(Who, u64, bool),
     /// The sidecar is told to end. The program goes on as long as it may, or stops with proof so much later; the pod dies
@@ -189,7 +191,7 @@ impl Fault {
         let soon = random.below(3 * SECOND);
         let steps = usize::try_from(random.between(1, 12)).unwrap();
         let coin = random.per_mille(500);
-        match random.below(26) {
+        match random.below(28) {
             0 => Self::Pause(who, length),
             1 => Self::Suspend(who, length),
             2 | 3 => Self::Cut(who, length),
@@ -206,7 +208,8 @@ impl Fault {
             15..=17 => Self::RestartSidecar(who),
             18 => Self::ReplacePod(who, coin),
             19 | 20 => Self::Resign(who, coin.then_some(length)),
-            21 => Self::Hang(who, length),
+            21 => Self::Hang(who, length, coin),
+            26 | 27 => Self::NewTerm(who),
             22 => Self::Crash(who, soon, coin),
             _ => Self::Drain {
                 who,
