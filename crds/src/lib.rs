@@ -6,6 +6,7 @@ pub mod election;
 pub mod events;
 pub mod names;
 pub mod policy;
+pub mod program;
 mod rules;
 mod wire_enum;
 

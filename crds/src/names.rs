@@ -71,6 +71,8 @@ pub const METRICS_PORT_NAME: &str = "conch-metrics";
 
 /// Environment variable that the program's containers get: the base URL of the sidecar's API.
 pub const ENV_URL: &str = "CONCH_URL";
+/// Environment variable of a program that `conch-sidecar run` started: the token of the term for which it was started.
+pub const ENV_TOKEN: &str = "CONCH_TOKEN";
 
 /// Environment variables of the sidecar itself.
 pub mod sidecar_env {
@@ -96,8 +98,24 @@ pub mod sidecar_env {
     pub const LONGEST_LEASE: &str = "CONCH_LONGEST_LEASE_MS";
     /// Number added to each fence to give the token.
     pub const FENCING_OFFSET: &str = "CONCH_FENCING_OFFSET";
-    /// `Asked` or `None`: see the policy's `program.presence`.
+    /// `Asked`, `Heartbeat`, `Stream` or `None`: see the policy's `program.presence`.
     pub const PRESENCE: &str = "CONCH_PRESENCE";
+    /// How long a heartbeat counts, whole milliseconds.
+    pub const HEARTBEAT_TIMEOUT: &str = "CONCH_HEARTBEAT_TIMEOUT_MS";
+    /// What is checked: `http://localhost:8080/healthz` or `tcp://localhost:5432`.
+    pub const CHECK: &str = "CONCH_CHECK";
+    /// From one check to the next, whole milliseconds.
+    pub const CHECK_PERIOD: &str = "CONCH_CHECK_PERIOD_MS";
+    /// How long one check may take, whole milliseconds.
+    pub const CHECK_TIMEOUT: &str = "CONCH_CHECK_TIMEOUT_MS";
+    /// So many failures in a row make the program unhealthy.
+    pub const CHECK_FAILURES: &str = "CONCH_CHECK_FAILURES";
+    /// So many successes in a row make it healthy.
+    pub const CHECK_SUCCESSES: &str = "CONCH_CHECK_SUCCESSES";
+    /// How long the lead is left to others after it was given away by an unhealthy program, whole milliseconds.
+    pub const COOL_DOWN: &str = "CONCH_COOL_DOWN_MS";
+    /// `Nobody` or `KeepLast`: see the policy's `program.whenAllUnhealthy`.
+    pub const WHEN_ALL_UNHEALTHY: &str = "CONCH_WHEN_ALL_UNHEALTHY";
     /// Port of the API.
     pub const PORT: &str = "CONCH_PORT";
     /// The image that was injected; an in-place change of it makes the kubelet restart the sidecar alone.
@@ -106,6 +124,14 @@ pub mod sidecar_env {
     pub const LOG_FORMAT: &str = "CONCH_LOG_FORMAT";
     /// A `tracing` filter, e.g. `info`.
     pub const LOG: &str = "CONCH_LOG";
+    /// `kubernetes` or `memory`.
+    pub const STORE: &str = "CONCH_STORE";
+    /// Who a sidecar is that runs in no pod.
+    pub const INSTANCE_ID: &str = "CONCH_INSTANCE_ID";
+    /// Where the locks of instances are.
+    pub const STATE_DIRECTORY: &str = "CONCH_STATE_DIRECTORY";
+    /// A file with what can also be said by flags.
+    pub const CONFIG: &str = "CONCH_CONFIG";
 }
 
 /// Field manager and event source of the operator.
@@ -149,6 +175,14 @@ pub mod operator_env {
     pub const LOG_FORMAT: &str = "CONCH_LOG_FORMAT";
     /// A `tracing` filter, e.g. `info`.
     pub const LOG: &str = "CONCH_LOG";
+    /// `kubernetes` or `memory`.
+    pub const STORE: &str = "CONCH_STORE";
+    /// Who a sidecar is that runs in no pod.
+    pub const INSTANCE_ID: &str = "CONCH_INSTANCE_ID";
+    /// Where the locks of instances are.
+    pub const STATE_DIRECTORY: &str = "CONCH_STATE_DIRECTORY";
+    /// A file with what can also be said by flags.
+    pub const CONFIG: &str = "CONCH_CONFIG";
 }
 
 /// Why the text of an [`ELECTION`] annotation names no election.

@@ -1,6 +1,6 @@
 //! `CoordinationPolicy`: how the workloads of a namespace that name it elect their leader.
 
-use crate::{duration::DurationText, rules};
+use crate::{duration::DurationText, program::ProgramSpec, rules};
 use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition};
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -137,25 +137,6 @@ pub enum StoreType {
     /// A Lease of this cluster, in the workload's namespace.
     #[default]
     Kubernetes,
-}
-
-/// What the sidecar asks of the program.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ProgramSpec {
-    /// When a pod becomes a candidate.
-    pub presence: Presence,
-}
-
-/// When a pod becomes a candidate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Presence {
-    /// Once its program has asked the sidecar. A pod whose program cannot start never leads.
-    #[default]
-    Asked,
-    /// As soon as its sidecar runs.
-    #[serde(rename = "None")]
-    NotNeeded,
 }
 
 /// Whether a pod may start without its sidecar.

@@ -1,18 +1,28 @@
 //! The rules that the API server checks in every policy (CEL). The four of the timing say the same as
 //! `conch_election::Timing::new`: a test compares the two over a grid, here and on a real API server.
 
-use crate::names::NAME_MAX;
+use crate::names::{METRICS_PORT_OFFSET, NAME_MAX};
 use kube::core::{Message, Reason, Rule};
 use schemars::Schema;
 
 /// Adds the rules of a policy's spec.
 pub(crate) fn policy(schema: &mut Schema) {
-    add(schema, [stop_grace_for_corruption()]);
+    add(schema, [stop_grace_for_corruption(), check_is_not_of_the_sidecar()]);
 }
 
 /// Adds the rules of its timing.
 pub(crate) fn timing(schema: &mut Schema) {
     add(schema, [lease_duration(), renew_interval(), max_promise(), room_for_renewal()]);
+}
+
+/// Adds the rules of what it says about the program.
+pub(crate) fn program(schema: &mut Schema) {
+    add(schema, [heartbeat_timeout(), cool_down(), something_to_be_unhealthy()]);
+}
+
+/// Adds the rules of its health check.
+pub(crate) fn health_check(schema: &mut Schema) {
+    add(schema, [one_check(), check_period(), check_timeout()]);
 }
 
 /// Adds the rule of its fencing offset.
@@ -100,6 +110,73 @@ fn room_for_renewal() -> Rule {
          stopGrace must be shorter'.format([self.leaseDuration.getSeconds(), ({needed} * 1001 + 998999) / 999000])"
     );
     invalid(rule, ".leaseDuration", Message::Expression(message))
+}
+
+fn heartbeat_timeout() -> Rule {
+    invalid(
+        "self.heartbeatTimeout >= duration('1s') && self.heartbeatTimeout <= duration('3600s')".to_owned(),
+        ".heartbeatTimeout",
+        "heartbeatTimeout must be from 1s to 3600s".into(),
+    )
+}
+
+fn cool_down() -> Rule {
+    invalid(
+        "self.coolDown >= duration('1s') && self.coolDown <= duration('3600s')".to_owned(),
+        ".coolDown",
+        "coolDown must be from 1s to 3600s: without it a program that comes and goes moves the lead to and fro".into(),
+    )
+}
+
+fn something_to_be_unhealthy() -> Rule {
+    invalid(
+        "self.whenAllUnhealthy == 'Nobody' || self.presence == 'Heartbeat' || has(self.healthCheck)"
+            .to_owned(),
+        ".whenAllUnhealthy",
+        "whenAllUnhealthy: KeepLast needs presence: Heartbeat or a healthCheck, or nothing can be unhealthy"
+            .into(),
+    )
+}
+
+fn one_check() -> Rule {
+    Rule::new("has(self.httpGet) != has(self.tcpSocket)")
+        .reason(Reason::FieldValueInvalid)
+        .message("healthCheck needs exactly one of httpGet and tcpSocket")
+}
+
+fn check_period() -> Rule {
+    invalid(
+        "self.period >= duration('500ms') && self.period <= duration('3600s')".to_owned(),
+        ".period",
+        "period must be from 500ms to 3600s".into(),
+    )
+}
+
+fn check_timeout() -> Rule {
+    let (timeout, period) = (milliseconds("timeout"), milliseconds("period"));
+    let message = format!(
+        "'timeout is %dms: it must be longer than 0ms and at most the period, %dms'.format([{timeout}, {period}])"
+    );
+    invalid(
+        "self.timeout > duration('0s') && self.timeout <= self.period".to_owned(),
+        ".timeout",
+        Message::Expression(message),
+    )
+}
+
+fn check_is_not_of_the_sidecar() -> Rule {
+    let other = |kind: &str| {
+        format!(
+            "(!has(self.program.healthCheck.{kind}) || \
+             !(self.program.healthCheck.{kind}.port in [self.sidecar.port, self.sidecar.port + {METRICS_PORT_OFFSET}]))"
+        )
+    };
+    let rule = format!("!has(self.program.healthCheck) || ({} && {})", other("httpGet"), other("tcpSocket"));
+    let message = format!(
+        "'healthCheck asks a port of the sidecar, which listens on %d and %d: give the port of the program, or change \
+         sidecar.port'.format([self.sidecar.port, self.sidecar.port + {METRICS_PORT_OFFSET}])"
+    );
+    invalid(rule, ".program.healthCheck", Message::Expression(message))
 }
 
 fn known_resources() -> Rule {

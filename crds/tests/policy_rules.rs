@@ -116,6 +116,34 @@ fn a_request_above_its_limit_and_an_unknown_resource_are_refused() {
     assert!(objections.iter().any(|message| message.contains("ephemeral-storage")), "{objections:?}");
 }
 
+/// What is objected to in a policy whose `program` is this.
+fn objections_to(checker: &Checker, program: &Value) -> Vec<String> {
+    checker.objections(&support::policy(&json!({ "program": program })), None)
+}
+
+#[test]
+fn what_is_asked_of_a_program_is_accepted_where_it_can_be_kept() {
+    let checker = Checker::new();
+    for program in support::accepted_of_a_program() {
+        assert_eq!(objections_to(&checker, &program), Vec::<String>::new(), "{program}");
+    }
+    let policy = support::policy(&json!({ "program": { "healthCheck": { "httpGet": { "port": 8080 } } } }));
+    let filled = apply_defaults(&checker.schema, &policy)["spec"]["program"].clone();
+    let spec: conch_crds::program::ProgramSpec = serde_json::from_value(filled.clone()).unwrap();
+    assert_eq!(json!(spec), filled, "the defaults of the schema and of the code");
+    assert_eq!(filled["healthCheck"]["httpGet"]["path"], "/");
+    assert_eq!(filled["healthCheck"]["failureThreshold"], 3);
+}
+
+#[test]
+fn what_cannot_be_asked_of_a_program_is_refused_with_the_number_to_change() {
+    let checker = Checker::new();
+    for (program, expected) in support::refused_of_a_program() {
+        let objections = objections_to(&checker, &program);
+        assert!(objections.iter().any(|message| message.contains(expected)), "{program}: {objections:?}");
+    }
+}
+
 #[test]
 fn a_name_that_would_not_fit_into_a_label_is_refused() {
     let checker = Checker::new();

@@ -141,7 +141,9 @@ async fn the_api_server_refuses_what_the_other_rules_refuse() {
         (spec(json!({ "fencingOffset": -1 })), "spec.fencingOffset"),
         (spec(json!({ "store": { "type": "Paper" } })), "spec.store.type"),
     ];
-    for (policy, expected) in cases {
+    let of_programs = support::refused_of_a_program().into_iter();
+    let of_programs = of_programs.map(|(program, expected)| (spec(json!({ "program": program })), expected));
+    for (policy, expected) in cases.into_iter().chain(of_programs) {
         let objection = server.objection(policy.clone()).await.unwrap_or_default();
         assert!(objection.contains(expected), "{expected} expected, {objection:?} found for {policy}");
     }
@@ -158,7 +160,10 @@ async fn the_api_server_accepts_what_people_write() {
         json!({ "sidecar": { "resources": { "requests": { "cpu": 1 }, "limits": { "cpu": "1500m", "memory": "1Gi" } } } }),
         json!({ "sidecar": { "resources": { "requests": { "cpu": "500m" }, "limits": { "cpu": 1 } } } }),
         json!({ "fencingOffset": 9_000_000_000_000_000_000_u64 }),
-    ] {
+    ]
+    .into_iter()
+    .chain(support::accepted_of_a_program().into_iter().map(|program| json!({ "program": program })))
+    {
         let objection = server.objection(support::policy(&spec)).await;
         assert_eq!(objection, None, "{spec}");
         serde_json::from_value::<conch_crds::CoordinationPolicySpec>(spec).unwrap();

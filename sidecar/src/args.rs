@@ -1,10 +1,8 @@
 //! The command line and the environment, and what they mean.
 
+use crate::program_args::ProgramArgs;
 use clap::{Parser, Subcommand};
-use conch_crds::{
-    names::{self, sidecar_env},
-    policy::Presence,
-};
+use conch_crds::names::{self, sidecar_env};
 use conch_election::{Timing, UnsafeTiming};
 use conch_process::log::Format;
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
@@ -69,9 +67,9 @@ pub struct ServeArgs {
     /// Added to each fence to give the token.
     #[arg(long, env = sidecar_env::FENCING_OFFSET, default_value_t = 0)]
     pub fencing_offset: u128,
-    /// Asked: lead only once the program has asked. None: lead as soon as this runs.
-    #[arg(long, env = sidecar_env::PRESENCE, default_value = "Asked", value_parser = parse_presence)]
-    pub presence: Presence,
+    /// What is asked of the program.
+    #[command(flatten)]
+    pub program: ProgramArgs,
     /// The image that was injected into the pod.
     #[arg(long, env = sidecar_env::IMAGE, default_value = "")]
     pub image: String,
@@ -133,11 +131,6 @@ impl TimingArgs {
     }
 }
 
-/// The spelling is the policy's.
-fn parse_presence(text: &str) -> Result<Presence, serde_json::Error> {
-    serde_json::from_value(text.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,23 +158,17 @@ mod tests {
         let (timing, longest_lease) = serve.timing.validate().unwrap();
         assert_eq!(timing.lease(), Duration::from_secs(15));
         assert_eq!(longest_lease, timing.lease());
-        assert_eq!((serve.api.port, serve.presence), (names::API_PORT, Presence::Asked));
+        assert_eq!(serve.api.port, names::API_PORT);
     }
 
     #[test]
     fn what_cannot_be_served_is_refused() {
         assert!(serve(&["--port", "65535"]).is_err());
         assert!(serve(&["--port", "0"]).is_err());
-        assert!(serve(&["--presence", "asked"]).is_err());
         assert!(serve(&["--log-format", "xml"]).is_err());
         assert!(Args::try_parse_from(["conch-sidecar", "serve", "--pod-name", "p"]).is_err());
         let unsafe_timing = serve(&["--lease-duration-ms", "6000", "--stop-grace-ms", "5000"]).unwrap();
         assert!(unsafe_timing.timing.validate().is_err());
-    }
-
-    #[test]
-    fn presence_is_spelled_as_in_the_policy() {
-        assert_eq!(serve(&["--presence", "None"]).unwrap().presence, Presence::NotNeeded);
     }
 
     #[test]

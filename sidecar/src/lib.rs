@@ -1,8 +1,8 @@
 //! The sidecar of Conch: answers over localhost whether this pod leads its election, and until when.
 //!
 //! [`sidecar::Sidecar`] joins four parts: the candidate (which talks to the store), [`program`] (does the program want to
-//! lead, has it stopped), [`shutdown`] (does SIGTERM prove that it has stopped) and the HTTP handlers in [`http`]. The second
-//! and third are pure and hold every decision; [`run`] is the process around them.
+//! lead, is it fit to by its [`gate`], has it stopped), [`shutdown`] (does SIGTERM prove that it has stopped) and the HTTP
+//! handlers in [`http`]. The second and third are pure and hold every decision; [`run`] is the process around them.
 //!
 //! To try it outside a cluster, give it the names of a pod and a kubeconfig that may write the Lease:
 //!
@@ -13,10 +13,13 @@
 //! ```
 
 pub mod args;
+pub mod check;
 pub mod client;
+pub mod gate;
 pub mod http;
 pub mod metrics;
 pub mod program;
+pub mod program_args;
 pub mod run;
 pub mod shutdown;
 pub mod sidecar;

@@ -2,6 +2,8 @@
 
 use crate::{
     args::ServeArgs,
+    check,
+    gate::Rules,
     http,
     metrics::{LeaderStatus, Metrics},
     program::Program,
@@ -12,10 +14,7 @@ use crate::{
     witness::Witness,
 };
 use anyhow::{Context, Result, bail};
-use conch_crds::{
-    names::{METRICS_PORT_OFFSET, SIDECAR},
-    policy::Presence,
-};
+use conch_crds::names::{METRICS_PORT_OFFSET, SIDECAR};
 use conch_election::{Config, Identity, Timing};
 use conch_process::{
     health::health_router,
@@ -72,6 +71,7 @@ struct Listeners {
 /// Holds the election and answers the program until the process is told to end and nothing is left to do.
 pub async fn run(args: ServeArgs) -> Result<()> {
     let (timing, longest_lease) = args.timing.validate()?;
+    let (rules, checked) = args.program.validate()?;
     let signals = Signals::new().context("failed to listen for signals")?;
     let listeners = Listeners::bind(args.api.port)?;
     let store = connect(&args, timing.renew_interval()).await?;
@@ -83,7 +83,7 @@ pub async fn run(args: ServeArgs) -> Result<()> {
     let config = config(&args, timing, longest_lease)?;
     let about = about(&args, store.clone())?;
     let (driver, candidate) = Driver::new(store, config, clock::now, witness.clone());
-    let sidecar = Arc::new(join(args, &timing, candidate, about, witness));
+    let sidecar = Arc::new(join(args, rules, &timing, candidate, about, witness));
     let status_of = sidecar.clone();
     let election = sidecar.about().election.clone();
     registry.register_collector(Box::new(LeaderStatus { election, leads: move || status_of.leads() }));
@@ -97,6 +97,7 @@ pub async fn run(args: ServeArgs) -> Result<()> {
         second = follow_signals(&sidecar, signals) => bail!("ends at once on a second signal, {second}"),
         () = sidecar.follow_deletions(deletions) => {}
         () = sidecar.run_timers() => {}
+        () = check::run(checked, |passed| sidecar.checked(passed)) => {}
     }
     tracing::info!("ends: nothing is left to do");
     end_servers.send_replace(true);
@@ -133,12 +134,13 @@ fn about(args: &ServeArgs, store: KubernetesStore) -> Result<About> {
 
 fn join(
     args: ServeArgs,
+    rules: Rules,
     timing: &Timing,
     candidate: Candidate,
     about: About,
     witness: Arc<Witness>,
 ) -> Sidecar {
-    let program = Program::new(args.presence == Presence::NotNeeded, timing.stop_grace());
+    let program = Program::new(args.program.presence, rules, timing.stop_grace());
     let shutdown = Shutdown::new(args.pod_uid, args.image);
     Sidecar::new(candidate, clock::now, about, witness, program, shutdown)
 }

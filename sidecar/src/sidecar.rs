@@ -1,6 +1,7 @@
 //! The candidate, the program and the shutdown, joined: what the HTTP handlers ask and tell.
 
 use crate::{
+    gate::{Lead, Now},
     program::{Channel, Closed, Order as ProgramOrder, Program},
     shutdown::{Order as ShutdownOrder, Shutdown, Sign},
     view::{About, View},
@@ -29,8 +30,10 @@ pub struct Sidecar {
 /// What people are told of the program, besides the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgramState {
-    /// Its program has asked: this pod is a candidate.
-    pub asked: bool,
+    /// This pod is a candidate: its program has asked and is fit.
+    pub candidate: bool,
+    /// Its program passes what the policy asks of it.
+    pub healthy: bool,
     /// Open `/v1/lead` streams.
     pub streams: usize,
 }
@@ -45,10 +48,7 @@ impl Sidecar {
         program: Program,
         shutdown: Shutdown,
     ) -> Self {
-        if program.has_asked() {
-            candidate.set_willing(true);
-        }
-        Self {
+        let sidecar = Self {
             candidate,
             clock,
             about,
@@ -56,23 +56,32 @@ impl Sidecar {
             program: Mutex::new(program),
             shutdown: Mutex::new(shutdown),
             rescheduled: Notify::new(),
-        }
+        };
+        sidecar.tell_program(Program::tick);
+        sidecar
     }
 
     /// The answer, now, for somebody who is told it over `channel`.
     pub fn answer(&self, channel: Channel) -> View {
+        self.tell_program(Program::tick); // a heartbeat that is over is over now, whatever the timers do
+        let now = self.now();
         let mut program = self.program();
         let mut answer = self.candidate.answer();
         if program.is_resigning() && answer.promise.is_some() {
             answer.promise = None;
             answer.reason = Reason::CoolingDown;
         }
+        if let (Reason::NotAsked | Reason::CoolingDown, Some(reason)) =
+            (answer.reason, program.objection(now))
+        {
+            answer.reason = reason;
+        }
         let terminating = self.is_ending();
         if terminating && answer.promise.is_none() {
             answer.reason = Reason::Terminating;
         }
         if let Some(promise) = answer.promise {
-            program.told((self.clock)(), channel, promise.valid_for);
+            program.told(now.at, channel, promise.valid_for);
         }
         drop(program);
         let since = answer.promise.and_then(|promise| self.witness.term_began(promise.token));
@@ -106,27 +115,38 @@ impl Sidecar {
 
     /// What the program has done so far.
     pub fn program_state(&self) -> ProgramState {
+        let at = (self.clock)();
         let program = self.program();
-        ProgramState { asked: program.has_asked(), streams: program.streams() }
+        let (candidate, healthy) = (program.is_candidate(), program.is_fit(at));
+        ProgramState { candidate, healthy, streams: program.streams() }
     }
 
-    /// The program asks: from now on this pod is a candidate.
+    /// The program asks whether it leads.
     pub fn ask(&self) {
-        let order = self.program().ask();
-        self.obey(order);
+        self.tell_program(Program::ask);
+    }
+
+    /// The program says that it is alive.
+    pub fn beat(&self) {
+        self.tell_program(Program::beat);
+        self.rescheduled.notify_one();
+    }
+
+    /// A check of the program ended.
+    pub fn checked(&self, passed: bool) {
+        self.tell_program(|program, now| program.checked(now, passed));
+        self.rescheduled.notify_one();
     }
 
     /// The program opens a `/v1/lead` stream.
     pub fn open_stream(&self) {
-        let order = self.program().open_stream();
-        self.obey(order);
+        self.tell_program(Program::open_stream);
     }
 
     /// A `/v1/lead` stream is closed.
     pub fn close_stream(&self, closed: Closed) {
-        let orders = self.program().close_stream((self.clock)(), closed);
         tracing::info!(?closed, "a stream that held the lead is closed");
-        self.obey(orders);
+        self.tell_program(|program, now| program.close_stream(now, closed));
         self.rescheduled.notify_one();
     }
 
@@ -138,6 +158,24 @@ impl Sidecar {
             self.candidate.set_willing(false);
         }
         tracing::info!(%token, ?cool_down, "the program resigned");
+        Ok(())
+    }
+
+    /// The program is another one than the one that was told this token, and wants a higher one. Waits until the store has
+    /// confirmed the new term; dropping it takes nothing back.
+    pub async fn begin_anew(&self, token: Token) -> Result<(), NotCurrent> {
+        let mut changes = self.subscribe();
+        if self.program().is_resigning() {
+            return Err(NotCurrent { current: None });
+        }
+        self.candidate.begin_anew(token)?;
+        while self.candidate.token() == Some(token) {
+            if changes.changed().await.is_err() {
+                break; // the process ends
+            }
+        }
+        let next = self.candidate.token().ok_or(NotCurrent { current: None })?;
+        tracing::info!(%token, %next, "the program asked for a token of its own");
         Ok(())
     }
 
@@ -168,10 +206,14 @@ impl Sidecar {
         }
     }
 
-    /// Waits for what only time decides, for ever.
+    /// Waits for what only time, or where the lead is, decides; for ever.
     pub async fn run_timers(&self) {
+        let mut changes = self.subscribe();
         loop {
-            let pause = self.program().timeout((self.clock)());
+            changes.mark_unchanged();
+            self.tell_program(Program::tick);
+            let now = self.now();
+            let pause = self.program().timeout(now);
             let over = async {
                 match pause {
                     Some(pause) => tokio::time::sleep(pause).await,
@@ -179,11 +221,9 @@ impl Sidecar {
                 }
             };
             tokio::select! {
-                () = over => {
-                    let orders = self.program().tick((self.clock)());
-                    self.obey(orders);
-                }
+                () = over => {}
                 () = self.rescheduled.notified() => {}
+                Ok(()) = changes.changed() => {}
             }
         }
     }
@@ -211,11 +251,33 @@ impl Sidecar {
         self.candidate.announce();
     }
 
-    fn obey(&self, orders: impl IntoIterator<Item = ProgramOrder>) {
+    fn now(&self) -> Now {
+        let lead = if self.candidate.leads() {
+            Lead::Here
+        } else if self.candidate.wrote_last() {
+            Lead::Left
+        } else {
+            Lead::Elsewhere
+        };
+        Now { at: (self.clock)(), lead }
+    }
+
+    /// Tells the program's part something, and the elector what follows from it.
+    fn tell_program(&self, tell: impl FnOnce(&mut Program, Now) -> Vec<ProgramOrder>) {
+        let now = self.now();
+        let orders = tell(&mut self.program(), now);
         for order in orders {
             match order {
                 ProgramOrder::Willing(true) if self.is_ending() => {}
                 ProgramOrder::Willing(willing) => self.candidate.set_willing(willing),
+                ProgramOrder::GiveAway => {
+                    let reason = self.program().objection(now);
+                    tracing::warn!(?reason, "the program is not fit to lead: gives the lead away");
+                    if self.is_ending() {
+                        self.candidate.set_willing(false);
+                    }
+                    self.candidate.give_away();
+                }
                 ProgramOrder::Stopped => self.candidate.program_stopped(),
             }
         }

@@ -75,3 +75,45 @@ pub(crate) fn grid() -> Vec<Case> {
     }
     cases
 }
+
+/// What a policy may ask of a program.
+pub(crate) fn accepted_of_a_program() -> Vec<Value> {
+    let http = json!({ "httpGet": { "port": 8080 } });
+    vec![
+        json!({ "presence": "Stream" }),
+        json!({ "presence": "Heartbeat", "heartbeatTimeout": "1s", "whenAllUnhealthy": "KeepLast" }),
+        json!({ "healthCheck": http, "whenAllUnhealthy": "KeepLast", "coolDown": "1h" }),
+        json!({ "healthCheck": { "tcpSocket": { "port": 4042 }, "period": "500ms", "timeout": "500ms" } }),
+        json!({ "healthCheck": { "httpGet": { "path": "/a?b=c", "port": 1 }, "failureThreshold": 100 } }),
+    ]
+}
+
+/// What is refused of a program, and a part of what is said: which number to change.
+pub(crate) fn refused_of_a_program() -> Vec<(Value, &'static str)> {
+    let tcp = |more: Value| {
+        let mut check = json!({ "tcpSocket": { "port": 5432 } });
+        check.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "healthCheck": check })
+    };
+    vec![
+        (json!({ "heartbeatTimeout": "999ms" }), "heartbeatTimeout must be from 1s to 3600s"),
+        (json!({ "heartbeatTimeout": "61m" }), "heartbeatTimeout must be from 1s to 3600s"),
+        (json!({ "coolDown": "0s" }), "coolDown must be from 1s to 3600s"),
+        (json!({ "coolDown": "2h" }), "coolDown must be from 1s to 3600s"),
+        (json!({ "whenAllUnhealthy": "KeepLast" }), "KeepLast needs presence: Heartbeat or a healthCheck"),
+        (json!({ "healthCheck": {} }), "exactly one of httpGet and tcpSocket"),
+        (tcp(json!({ "httpGet": { "port": 80 } })), "exactly one of httpGet and tcpSocket"),
+        (tcp(json!({ "period": "499ms", "timeout": "1ms" })), "period must be from 500ms to 3600s"),
+        (tcp(json!({ "period": "2h" })), "period must be from 500ms to 3600s"),
+        (tcp(json!({ "timeout": "0s" })), "timeout is 0ms: it must be longer than 0ms"),
+        (
+            tcp(json!({ "timeout": "2001ms" })),
+            "timeout is 2001ms: it must be longer than 0ms and at most the period, 2000ms",
+        ),
+        (
+            tcp(json!({ "tcpSocket": { "port": 4040 } })),
+            "a port of the sidecar, which listens on 4040 and 4041",
+        ),
+        (json!({ "healthCheck": { "httpGet": { "port": 4041 } } }), "a port of the sidecar"),
+    ]
+}

@@ -4,7 +4,11 @@ use super::{
     decide::Injection,
     json::{entry, list, name, text},
 };
-use conch_crds::names::{self, sidecar_env};
+use conch_crds::{
+    duration::DurationText,
+    names::{self, sidecar_env},
+    program::ProgramSpec,
+};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapProjection, Container, ContainerPort, DownwardAPIProjection,
     DownwardAPIVolumeFile, EnvVar, EnvVarSource, ExecAction, KeyToPath, Lifecycle, LifecycleHandler,
@@ -173,6 +177,7 @@ fn environment(
     let milliseconds = |duration: Duration| duration.as_millis().to_string();
     let election = injection.stamp.election;
     let spec = injection.policy.spec;
+    let program = &spec.program;
     let values = [
         (sidecar_env::ELECTION, election.to_owned()),
         (sidecar_env::LEASE, names::object_name(election)),
@@ -182,7 +187,10 @@ fn environment(
         (sidecar_env::MAX_PROMISE, milliseconds(timing.max_promise())),
         (sidecar_env::LONGEST_LEASE, milliseconds(longest)),
         (sidecar_env::FENCING_OFFSET, spec.fencing_offset.to_string()),
-        (sidecar_env::PRESENCE, word(spec.program.presence)),
+        (sidecar_env::PRESENCE, word(program.presence)),
+        (sidecar_env::HEARTBEAT_TIMEOUT, milliseconds(program.heartbeat_timeout.get())),
+        (sidecar_env::COOL_DOWN, milliseconds(program.cool_down.get())),
+        (sidecar_env::WHEN_ALL_UNHEALTHY, word(program.when_all_unhealthy)),
         (sidecar_env::PORT, spec.sidecar.port.to_string()),
         (sidecar_env::IMAGE, image.reference.clone()),
         (sidecar_env::LOG_FORMAT, word(spec.sidecar.log_format)),
@@ -198,9 +206,29 @@ fn environment(
         value_from: Some(EnvVarSource { field_ref: Some(field(path)), ..EnvVarSource::default() }),
         ..EnvVar::default()
     });
-    let plain =
-        values.map(|(name, value)| EnvVar { name: name.to_owned(), value: Some(value), ..EnvVar::default() });
-    downward.into_iter().chain(plain).collect()
+    downward.into_iter().chain(values.map(plain)).chain(health_check(program)).collect()
+}
+
+/// What is checked, and how; nothing where nothing is.
+fn health_check(program: &ProgramSpec) -> Vec<EnvVar> {
+    let Some((check, url)) = program.health_check.as_ref().and_then(|check| Some((check, check.url()?)))
+    else {
+        return Vec::new();
+    };
+    let milliseconds = |duration: DurationText| duration.get().as_millis().to_string();
+    [
+        (sidecar_env::CHECK, url),
+        (sidecar_env::CHECK_PERIOD, milliseconds(check.period)),
+        (sidecar_env::CHECK_TIMEOUT, milliseconds(check.timeout)),
+        (sidecar_env::CHECK_FAILURES, check.failure_threshold.to_string()),
+        (sidecar_env::CHECK_SUCCESSES, check.success_threshold.to_string()),
+    ]
+    .map(plain)
+    .into()
+}
+
+fn plain((name, value): (&str, String)) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value), ..EnvVar::default() }
 }
 
 /// A word of the API as it is written in a policy.

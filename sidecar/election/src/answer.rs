@@ -3,7 +3,7 @@
 use crate::{
     elector::Elector,
     io::{Answer, FailureKind, Promise, Reason},
-    record::{Claim, Content, Record},
+    record::{Claim, Content, Record, Token},
     register::Register,
     term::{Role, Term},
     time::{Moment, Span},
@@ -28,6 +28,16 @@ impl Elector {
     /// Does this pod lead at this moment? For metrics and logs: promises nothing.
     pub fn leads(&self, now: Moment) -> bool {
         self.promise(now).is_some()
+    }
+
+    /// The token of the running term, if this pod leads at this moment. Promises nothing.
+    pub fn token(&self, now: Moment) -> Option<Token> {
+        self.promise(now).map(|promise| promise.token)
+    }
+
+    /// Does the record stand as this process wrote it last? Then nobody has led since. `false` if it wrote none.
+    pub fn wrote_last(&self) -> bool {
+        self.register.record().is_some_and(|record| record.write.nonce == self.config.identity.nonce)
     }
 
     fn promise(&self, now: Moment) -> Option<Promise> {

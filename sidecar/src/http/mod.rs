@@ -34,6 +34,8 @@ pub const PRE_STOP: &str = "/internal/prestop";
 const WAIT_MAX: Duration = Duration::from_mins(5);
 /// The longest cool-down that a program may ask for.
 const COOL_DOWN_MAX: Duration = Duration::from_hours(1);
+/// How long a program waits for a new term. It may have to wait for one renewal interval, and for the store.
+const TERM_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_BYTES_MAX: usize = 4_096;
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -49,6 +51,8 @@ pub fn router(sidecar: Arc<Sidecar>) -> Router {
         .route("/v1/leader", get(leader))
         .route("/v1/status", get(status))
         .route("/v1/resign", post(resign))
+        .route("/v1/heartbeat", post(heartbeat))
+        .route("/v1/term", post(begin_anew))
         .route(PRE_STOP, post(pre_stop))
         .with_state(sidecar)
         // A HEAD would open a stream and close it at once: a resignation.
@@ -103,6 +107,7 @@ struct Status {
     #[serde(flatten)]
     answer: View,
     candidate: bool,
+    healthy: bool,
     streams: usize,
     store: String,
     version: &'static str,
@@ -111,9 +116,10 @@ struct Status {
 async fn status(State(sidecar): State<Arc<Sidecar>>) -> Response {
     let answer = sidecar.answer(Channel::Elsewhere);
     sidecar.witness().metrics.answered("status", answer.leader);
-    let ProgramState { asked, streams } = sidecar.program_state();
+    let ProgramState { candidate, healthy, streams } = sidecar.program_state();
     let store = sidecar.about().store.clone();
-    let status = Status { answer, candidate: asked, streams, store, version: env!("CARGO_PKG_VERSION") };
+    let version = env!("CARGO_PKG_VERSION");
+    let status = Status { answer, candidate, healthy, streams, store, version };
     with_headers(StatusCode::OK, &status.answer, &status)
 }
 
@@ -126,17 +132,53 @@ struct Resignation {
 
 async fn resign(State(sidecar): State<Arc<Sidecar>>, body: Body) -> Result<Response, Refusal> {
     let Resignation { token, cool_down } = read_json(body).await?;
-    let is_number = !token.is_empty() && token.bytes().all(|digit| digit.is_ascii_digit());
-    let token = token.parse().ok().filter(|_| is_number).map(Token);
-    let token = token.ok_or_else(|| Refusal::BadBody("\"token\" is no token.".to_owned()))?;
+    let token = parse_token(&token)?;
     let cool_down = cool_down.map(DurationText::get);
     if cool_down.is_some_and(|cool_down| cool_down > COOL_DOWN_MAX) {
         return Err(Refusal::BadBody(format!("\"coolDown\" is at most {} s.", COOL_DOWN_MAX.as_secs())));
     }
     sidecar.resign(token, cool_down).map_err(Refusal::NotCurrent)?;
+    Ok(done(&sidecar, "resign"))
+}
+
+/// A heartbeat says nothing but that it comes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Beat {}
+
+async fn heartbeat(State(sidecar): State<Arc<Sidecar>>, body: Body) -> Result<Response, Refusal> {
+    let bytes = read(body).await?;
+    if !bytes.is_empty() {
+        let Beat {} = understand(&bytes)?;
+    }
+    sidecar.beat();
+    Ok(done(&sidecar, "heartbeat"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Term {
+    token: String,
+}
+
+async fn begin_anew(State(sidecar): State<Arc<Sidecar>>, body: Body) -> Result<Response, Refusal> {
+    let Term { token } = read_json(body).await?;
+    let begun = timeout(TERM_TIMEOUT, sidecar.begin_anew(parse_token(&token)?)).await;
+    begun.map_err(|_| Refusal::TermPending)?.map_err(Refusal::NotCurrent)?;
+    Ok(done(&sidecar, "term"))
+}
+
+/// What was asked for is done; the answer as it is then.
+fn done(sidecar: &Sidecar, endpoint: &'static str) -> Response {
     let view = sidecar.answer(Channel::Elsewhere);
-    sidecar.witness().metrics.answered("resign", view.leader);
-    Ok(with_headers(StatusCode::OK, &view, &view))
+    sidecar.witness().metrics.answered(endpoint, view.leader);
+    with_headers(StatusCode::OK, &view, &view)
+}
+
+fn parse_token(token: &str) -> Result<Token, Refusal> {
+    let is_number = !token.is_empty() && token.bytes().all(|digit| digit.is_ascii_digit());
+    let token = token.parse().ok().filter(|_| is_number).map(Token);
+    token.ok_or_else(|| Refusal::BadBody("\"token\" is no token.".to_owned()))
 }
 
 async fn pre_stop(State(sidecar): State<Arc<Sidecar>>) -> StatusCode {
@@ -145,14 +187,18 @@ async fn pre_stop(State(sidecar): State<Arc<Sidecar>>) -> StatusCode {
 }
 
 async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    understand(&read(body).await?)
+}
+
+async fn read(body: Body) -> Result<Bytes, Refusal> {
     let late = || Refusal::BadBody("The body did not come in time.".to_owned());
     let unreadable =
         |_| Refusal::BadBody(format!("The body is broken or longer than {BODY_BYTES_MAX} bytes."));
-    let bytes: Bytes = timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX))
-        .await
-        .map_err(|_| late())?
-        .map_err(unreadable)?;
-    serde_json::from_slice(&bytes)
+    timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await.map_err(|_| late())?.map_err(unreadable)
+}
+
+fn understand<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Refusal> {
+    serde_json::from_slice(bytes)
         .map_err(|error| Refusal::BadBody(format!("The body is not understood: {error}.")))
 }
 

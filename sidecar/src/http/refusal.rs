@@ -9,8 +9,15 @@ use conch_election::NotCurrent;
 use serde_json::json;
 
 /// Every path that answers, for those who took a wrong one.
-pub(super) const ENDPOINTS: [&str; 5] =
-    ["GET /v1/leader", "GET /v1/lead", "GET /v1/watch", "GET /v1/status", "POST /v1/resign"];
+pub(super) const ENDPOINTS: [&str; 7] = [
+    "GET /v1/leader",
+    "GET /v1/lead",
+    "GET /v1/watch",
+    "GET /v1/status",
+    "POST /v1/resign",
+    "POST /v1/heartbeat",
+    "POST /v1/term",
+];
 
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +38,8 @@ pub(super) enum Refusal {
     BadBody(String),
     /// That term is not the running one.
     NotCurrent(NotCurrent),
+    /// A new term was asked for, and the store has not confirmed it yet.
+    TermPending,
     /// All streams are taken.
     TooManyStreams,
 }
@@ -43,7 +52,7 @@ impl Refusal {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadQuery(_) | Self::BadBody(_) => StatusCode::BAD_REQUEST,
             Self::NotCurrent(_) => StatusCode::CONFLICT,
-            Self::TooManyStreams => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TermPending | Self::TooManyStreams => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -57,6 +66,7 @@ impl Refusal {
             Self::BadQuery(_) => "BadQuery",
             Self::BadBody(_) => "BadBody",
             Self::NotCurrent(_) => "NotCurrent",
+            Self::TermPending => "TermPending",
             Self::TooManyStreams => "TooManyStreams",
         }
     }
@@ -69,7 +79,10 @@ impl Refusal {
             Self::NotFound => "There is nothing here.".to_owned(),
             Self::MethodNotAllowed => "This path does not take this method.".to_owned(),
             Self::BadQuery(detail) | Self::BadBody(detail) => detail.clone(),
-            Self::NotCurrent(not_current) => format!("Nothing to resign: {not_current}."),
+            Self::NotCurrent(not_current) => format!("That is not the running term: {not_current}."),
+            Self::TermPending => {
+                "The store has not confirmed the new term yet; GET /v1/leader tells the token of the running one.".to_owned()
+            }
             Self::TooManyStreams => "Too many streams are open.".to_owned(),
         }
     }

@@ -259,6 +259,17 @@ impl Candidate {
         elector.leads((self.shared.clock)())
     }
 
+    /// The token of the running term, if this pod leads at this moment. Promises nothing.
+    pub fn token(&self) -> Option<Token> {
+        let elector = self.shared.elector();
+        elector.token((self.shared.clock)())
+    }
+
+    /// See [`Elector::wrote_last`].
+    pub fn wrote_last(&self) -> bool {
+        self.shared.elector().wrote_last()
+    }
+
     /// See [`Input::Willing`].
     pub fn set_willing(&self, willing: bool) {
         self.command(|elector, now| elector.handle(now, Input::Willing(willing)));
@@ -272,6 +283,16 @@ impl Candidate {
     /// See [`Input::ProgramStopped`].
     pub fn program_stopped(&self) {
         self.command(|elector, now| elector.handle(now, Input::ProgramStopped));
+    }
+
+    /// See [`Input::GiveAway`].
+    pub fn give_away(&self) {
+        self.command(|elector, now| elector.handle(now, Input::GiveAway));
+    }
+
+    /// See [`Elector::begin_anew`]. Subscribers are told when the new term has begun.
+    pub fn begin_anew(&self, token: Token) -> Result<(), NotCurrent> {
+        self.command(|elector, now| elector.begin_anew(now, token))
     }
 
     /// Answers no from now on. [`Driver::run`] returns when nothing is left to do.

@@ -5,12 +5,18 @@ mod api;
 #[cfg(test)]
 mod ending;
 #[cfg(test)]
+mod fitness;
+#[cfg(test)]
 mod pod;
 #[cfg(test)]
 mod process;
+#[cfg(test)]
+mod programs;
 #[cfg(test)]
 mod proof;
 #[cfg(test)]
 mod real;
 #[cfg(test)]
 mod streams;
+#[cfg(test)]
+mod term;

@@ -5,8 +5,10 @@ use axum::{
     body::Body,
     http::{HeaderMap, Method, Request, StatusCode},
 };
+use conch_crds::program::Presence;
 use conch_election::{Config, Content, Identity, Nonce, Timing};
 use conch_sidecar::{
+    gate::Rules,
     http,
     metrics::{LeaderStatus, Metrics},
     program::Program,
@@ -57,6 +59,10 @@ pub(crate) fn pod() -> Pod {
 }
 
 pub(crate) fn pod_of(store: MemoryStore, number: u128) -> Pod {
+    pod_with(store, number, Presence::Asked, Rules::NONE)
+}
+
+pub(crate) fn pod_with(store: MemoryStore, number: u128, presence: Presence, rules: Rules) -> Pod {
     let timing = Timing::new(LEASE, RENEW_INTERVAL, STOP_GRACE, MAX_PROMISE).unwrap();
     let (pod, pod_uid) = (format!("pod-{number}"), format!("uid-{number}"));
     let identity = Identity { pod: pod.clone(), pod_uid: pod_uid.clone(), nonce: Nonce(number) };
@@ -73,7 +79,7 @@ pub(crate) fn pod_of(store: MemoryStore, number: u128) -> Pod {
         store: "memory".to_owned(),
         fencing: Box::new(|| Fencing::Strict),
     };
-    let program = Program::new(false, STOP_GRACE);
+    let program = Program::new(presence, rules, STOP_GRACE);
     let shutdown = Shutdown::new(pod_uid, "conch:1".to_owned());
     let sidecar = Arc::new(Sidecar::new(candidate, clock::now, about, witness, program, shutdown));
     let status_of = Arc::clone(&sidecar);
@@ -115,8 +121,12 @@ impl Pod {
         self.ask(Method::GET, path, &[LOCAL], "").await
     }
 
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
+        self.ask(Method::POST, path, &[LOCAL, POST], body).await
+    }
+
     pub(crate) async fn resign(&self, body: &str) -> Answer {
-        self.ask(Method::POST, "/v1/resign", &[LOCAL, POST], body).await
+        self.post("/v1/resign", body).await
     }
 
     /// Asks until this pod leads; returns its token.

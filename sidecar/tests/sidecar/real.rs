@@ -99,8 +99,14 @@ impl Election {
 
     /// Starts a sidecar for this pod, on a port of its own, and waits until it is ready.
     pub(crate) fn start(&self, pod: &str) -> Sidecar {
+        self.start_with(pod, &[])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_with(&self, pod: &str, environment: &[(&str, &str)]) -> Sidecar {
         let port = two_free_ports();
-        let child = self.command(pod, port).stderr(log(pod)).spawn().unwrap();
+        let more = environment.iter().copied();
+        let child = self.command(pod, port).envs(more).stderr(log(pod)).spawn().unwrap();
         let sidecar = Sidecar { child, port };
         assert!(sidecar.run("ready").status.success());
         sidecar
@@ -145,14 +151,27 @@ impl Sidecar {
 
     /// `GET` with the status and the JSON of the answer.
     pub(crate) fn get(&self, path: &str) -> (u16, Value) {
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+    }
+
+    fn exchange(&self, request: &str) -> (u16, Value) {
         let mut stream = self.connect();
         stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())))
+    }
+
+    /// `POST` with the status and the JSON of the answer.
+    pub(crate) fn post(&self, path: &str, body: &str) -> (u16, Value) {
+        let length = body.len();
+        self.exchange(&format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConch-Request: 1\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        ))
     }
 
     /// Waits until this pod leads; returns the answer.
@@ -215,7 +234,7 @@ impl Events {
 }
 
 /// A port whose next one is free as well.
-fn two_free_ports() -> u16 {
+pub(crate) fn two_free_ports() -> u16 {
     loop {
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = first.local_addr().unwrap().port();

@@ -199,3 +199,16 @@ fn a_store_that_goes_back_is_noticed_by_a_new_term_too() {
     assert!(!elector.leads(at(3_010)));
     assert!(events(&mut elector).contains(&Event::HistoryLost));
 }
+
+#[test]
+fn a_process_knows_whether_anybody_else_wrote_after_it() {
+    let (mut elector, mut register) = leader();
+    assert!(elector.wrote_last() && !follower(&mut register, 100).wrote_last());
+    let current = token(&mut elector, 1_000).unwrap();
+    elector.resign(at(1_000), current, None).unwrap();
+    register.run(&mut elector, at(1_000));
+    assert!(elector.wrote_last(), "what it released is free");
+    register.put(held_by(2, 2, LEASE));
+    register.tell(&mut elector, at(1_010));
+    assert!(!elector.wrote_last());
+}
