@@ -244,6 +244,7 @@ if [ -z "$guest" ]; then
     [ -n "${KEEP_CLUSTER:-}" ] || fresh_cluster "$cluster" up
 fi
 tests e2e cargo test --package conch-e2e --test e2e -- --test-threads=1 --nocapture
+tests examples cargo test --package conch-e2e --test examples -- --test-threads=14 --nocapture
 # The others take half an hour: make faults.
 tests faults cargo test --package conch-e2e --test faults -- --test-threads=3 --nocapture always::
 finish

@@ -14,11 +14,11 @@ struct Answer {
 fn ask() -> Result<Answer> {
     let (ok, answer) = send("GET", "CONCH_URL", "/v1/leader", "")?;
     let text = |name| Some(answer.split_once(&format!("\"{name}\":\""))?.1.split_once('"')?.0.to_owned());
-    let leads = ok && answer.contains("\"leader\":true");
+    let token = text("token").unwrap_or_default();
+    let leads = ok && answer.contains("\"leader\":true") && token.len() == 20;
     let nanoseconds = text("deadlineBoottimeNs").filter(|_| leads).and_then(|deadline| deadline.parse().ok());
     let deadline = Duration::from_nanos(nanoseconds.unwrap_or(0));
-    let terminating = answer.contains("\"terminating\":true");
-    Ok(Answer { token: text("token").unwrap_or_default(), deadline, terminating })
+    Ok(Answer { token, deadline, terminating: answer.contains("\"terminating\":true") })
 }
 
 /// One effect, shorter than the policy's `stopGrace` (3 s). The ledger refuses a token lower than it has seen: 412.

@@ -29,6 +29,7 @@ pub(crate) const COVERED: &[Covered] = &[
     covered("make fencing", TEST, UNIT),
     covered("make faults", TEST, "--test faults -- --test-threads=3 --nocapture always::"),
     covered("make faults", TEST, "tests faults cargo test --package conch-e2e --test faults"),
+    covered("go build leader.go && ./leader", "e2e/tests/examples/languages.rs", "\"leader.go\"]"),
     covered("make fuzz", "CONTRIBUTING.md", "`make test` replays it"),
     // Half an hour, on a machine that does nothing else.
     covered("make bench", "CONTRIBUTING.md", "run it by hand"),
