@@ -23,7 +23,8 @@ fn ask() -> Result<Answer> {
 
 /// One effect, shorter than the policy's `stopGrace` (3 s). The ledger refuses a token lower than it has seen: 412.
 fn step(token: &str) -> Result<()> {
-    let (ok, answer) = send("POST", "LEDGER_URL", "", &format!("Conch-Token: {token}\r\n"))?;
+    let (ok, answer) =
+        send("POST", "LEDGER_URL", "", &format!("Content-Length: 0\r\nConch-Token: {token}\r\n"))?;
     if ok { Ok(()) } else { Err(Error::other(answer)) }
 }
 

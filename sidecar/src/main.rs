@@ -1,30 +1,48 @@
 //! See the library.
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use conch_sidecar::{
-    args::{Args, Command, ServeArgs},
-    client, run,
+    args::{Args, Command, HoldArgs},
+    client,
+    run::{self, Task},
+    wrap::{
+        copy_self,
+        guard::{exec, guard},
+    },
 };
+use std::{future::Future, process::ExitCode};
 
-fn main() -> Result<()> {
-    match Args::parse().command_or_serve() {
-        Command::Serve(args) => serve(*args),
-        Command::Ready(api) => Ok(client::ready(api.port)?),
-        Command::Prestop(api) => Ok(client::pre_stop(api.port)?),
+fn main() -> Result<ExitCode> {
+    match Args::read()? {
+        Command::Serve(args) => hold(args.hold, Task::Serve(args.program)),
+        Command::Run(args) => hold(args.hold, Task::Run(args.command)),
+        Command::Ready(api) => Ok(client::ready(api.port)?).map(done),
+        Command::Prestop(api) => Ok(client::pre_stop(api.port)?).map(done),
         Command::Status(api) => {
             print!("{}", client::describe(&client::status(api.port)?));
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
+        Command::Copy(args) => copy_self(&args.to).map(done),
+        Command::Guard(args) => block_on(guard(args)).map(done),
+        Command::Exec(args) => Ok(exec(&args)?.into()),
     }
 }
 
-fn serve(args: ServeArgs) -> Result<()> {
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+fn hold(args: HoldArgs, task: Task) -> Result<ExitCode> {
     conch_process::log::init(&args.log, args.log_format)?;
     let _ = rustls::crypto::ring::default_provider().install_default(); // fails only if it was done before
+    block_on(run::run(args, task)).map(ExitCode::from)
+}
+
+/// On this thread alone.
+fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    runtime.block_on(run::run(args))
+    runtime.block_on(task)
 }

@@ -1,21 +1,29 @@
 //! The process: binds, starts, joins, ends.
 
 use crate::{
-    args::ServeArgs,
-    check,
+    args::{HoldArgs, StoreKind},
+    check::{self, Check},
     gate::Rules,
     http,
+    instance::{self, Names},
     metrics::{LeaderStatus, Metrics},
     program::Program,
+    program_args::ProgramArgs,
     shutdown::Shutdown,
     sidecar::Sidecar,
     view::About,
     watchdog::Heartbeat,
     witness::Witness,
+    wrap::Wrapper,
 };
 use anyhow::{Context, Result, bail};
-use conch_crds::names::{METRICS_PORT_OFFSET, SIDECAR};
-use conch_election::{Config, Identity, Timing};
+use axum::Router;
+use conch_crds::{
+    PodDeletion,
+    names::{METRICS_PORT_OFFSET, SIDECAR},
+    program::{Presence, WhenAllUnhealthy},
+};
+use conch_election::{Config, Content, Identity, Timing};
 use conch_process::{
     health::health_router,
     readiness::Readiness,
@@ -24,13 +32,17 @@ use conch_process::{
 };
 use conch_stores::{
     Store, clock,
-    driver::{Candidate, Driver, draw_nonce},
+    driver::{Driver, draw_nonce},
     kubernetes::KubernetesStore,
+    memory::MemoryStore,
 };
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
 use std::{
-    fs, future,
+    cell::OnceCell,
+    convert::Infallible,
+    ffi::OsString,
+    future,
     io::{self, ErrorKind},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
@@ -60,7 +72,16 @@ const SEND_BUFFER_BYTES: u32 = 16 * 1024;
 /// Connections that the kernel holds while the loop is busy.
 const BACKLOG: u32 = 128;
 
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Of a program that does not run before it leads.
+const NO_RULES: Rules = Rules {
+    heartbeat_timeout: None,
+    check: None,
+    cool_down: Duration::ZERO, // nothing can be unhealthy
+    when_all_unhealthy: WhenAllUnhealthy::Nobody,
+};
+
+/// How long a guard may take after its program is dead.
+const GUARD_END: Duration = Duration::from_secs(1);
 
 /// The sockets. Whoever holds them knows that no earlier process of this pod answers any more.
 struct Listeners {
@@ -68,33 +89,102 @@ struct Listeners {
     metrics: TcpListener,
 }
 
-/// Holds the election and answers the program until the process is told to end and nothing is left to do.
-pub async fn run(args: ServeArgs) -> Result<()> {
-    let (timing, longest_lease) = args.timing.validate()?;
-    let (rules, checked) = args.program.validate()?;
-    let signals = Signals::new().context("failed to listen for signals")?;
-    let listeners = Listeners::bind(args.api.port)?;
-    let store = connect(&args, timing.renew_interval()).await?;
-    let deletions = store.pod_deletion();
+/// What the process is for.
+pub enum Task {
+    /// To answer programs that run by themselves.
+    Serve(ProgramArgs),
+    /// To run this one while it leads.
+    Run(Vec<OsString>),
+}
 
+/// What the process does besides holding the election.
+enum Foreground {
+    /// Waits for signals.
+    Serve(Signals),
+    /// Runs a program while it leads.
+    Wrap(Box<Wrapper>),
+}
+
+/// Holds the election until the process is told to end and nothing is left to do, or until the program that it runs has
+/// ended. Returns the exit code.
+pub async fn run(args: HoldArgs, task: Task) -> Result<u8> {
+    let (timing, _) = args.timing.validate()?;
+    match task {
+        Task::Serve(program) => {
+            let conditions = (program.presence, program.validate()?);
+            let (names, _lock) = Names::claim(&args, false, Duration::ZERO)?;
+            let signals = Signals::new().context("failed to listen for signals")?;
+            hold_in_store(&args, names, conditions, Foreground::Serve(signals)).await
+        }
+        Task::Run(command) => {
+            // A wrapper that died may have left a guard behind, which ends what it started.
+            let (names, lock) = Names::claim(&args, true, timing.stop_grace() + GUARD_END)?;
+            let lock = lock.context("the instance has no lock")?;
+            let wrapper = Wrapper::new(command, timing.stop_grace(), args.api.port, lock)?;
+            // The wrapper is the program that asks, by holding a stream.
+            let conditions = (Presence::Stream, (NO_RULES, None));
+            hold_in_store(&args, names, conditions, Foreground::Wrap(Box::new(wrapper))).await
+        }
+    }
+}
+
+/// What makes a candidate, what decides whether it is fit, and what is checked for that.
+type Conditions = (Presence, (Rules, Option<Check>));
+
+async fn hold_in_store(
+    args: &HoldArgs,
+    names: Names,
+    conditions: Conditions,
+    foreground: Foreground,
+) -> Result<u8> {
+    // Before the store is asked: whoever owns these knows that no earlier process of this pod answers.
+    let listeners = Listeners::bind(args.api.port)?;
+    match args.store {
+        StoreKind::Kubernetes => {
+            let store = connect(args, &names).await?;
+            let deletions = store.pod_deletion();
+            hold(args, names, store, deletions, conditions, listeners, foreground).await
+        }
+        StoreKind::Memory => {
+            let store = MemoryStore::new();
+            store.overwrite(Content::Fresh); // nobody else can ever have led
+            let (_no_deletions, deletions) = watch::channel(None);
+            hold(args, names, store, deletions, conditions, listeners, foreground).await
+        }
+    }
+}
+
+async fn hold<S: Store + Clone>(
+    args: &HoldArgs,
+    names: Names,
+    store: S,
+    deletions: watch::Receiver<Option<PodDeletion>>,
+    (presence, (rules, checked)): Conditions,
+    listeners: Listeners,
+    foreground: Foreground,
+) -> Result<u8> {
+    let (timing, longest_lease) = args.timing.validate()?;
     let mut registry = Registry::default();
     let heartbeat = Heartbeat::default();
     let witness = Arc::new(Witness::new(Metrics::register(&mut registry), heartbeat.clone()));
-    let config = config(&args, timing, longest_lease)?;
-    let about = about(&args, store.clone())?;
+    let config = config(args, &names, timing, longest_lease)?;
+    let about = about(&names, store.clone())?;
     let (driver, candidate) = Driver::new(store, config, clock::now, witness.clone());
-    let sidecar = Arc::new(join(args, rules, &timing, candidate, about, witness));
+    let program = Program::new(presence, rules, timing.stop_grace());
+    let shutdown = Shutdown::new(names.pod_uid, args.image.clone());
+    let sidecar = Arc::new(Sidecar::new(candidate, clock::now, about, witness, program, shutdown));
     let status_of = sidecar.clone();
     let election = sidecar.about().election.clone();
     registry.register_collector(Box::new(LeaderStatus { election, leads: move || status_of.leads() }));
 
     heartbeat.watch().context("failed to start the watchdog")?;
     let (end_servers, servers_end) = watch::channel(false);
-    let mut servers = listeners.serve(sidecar.clone(), registry, &servers_end);
+    let mut servers = listeners.serve(foreground.router(&sidecar), registry, &servers_end);
+    let code = OnceCell::new();
     tokio::select! {
         ended = driver.run() => ended?,
         Some(ended) = servers.join_next() => bail!("a listener ended: {ended:?}"),
-        second = follow_signals(&sidecar, signals) => bail!("ends at once on a second signal, {second}"),
+        failed = foreground.run(&sidecar, &code) => match failed? {},
         () = sidecar.follow_deletions(deletions) => {}
         () = sidecar.run_timers() => {}
         () = check::run(checked, |passed| sidecar.checked(passed)) => {}
@@ -104,7 +194,32 @@ pub async fn run(args: ServeArgs) -> Result<()> {
     while let Some(ended) = servers.join_next().await {
         ended??;
     }
-    Ok(())
+    Ok(code.get().copied().unwrap_or(0))
+}
+
+impl Foreground {
+    /// What is served: not everything while it is this process that runs the program.
+    fn router(&self, sidecar: &Arc<Sidecar>) -> Router {
+        match self {
+            Self::Serve(_) => http::router(sidecar.clone()),
+            Self::Wrap(_) => http::wrapped_router(sidecar.clone()),
+        }
+    }
+
+    /// Returns only if the process must end at once.
+    async fn run(self, sidecar: &Sidecar, code: &OnceCell<u8>) -> Result<Infallible> {
+        match self {
+            Self::Serve(signals) => {
+                let second = follow_signals(sidecar, signals).await;
+                bail!("ends at once on a second signal, {second}")
+            }
+            Self::Wrap(wrapper) => {
+                let _ = code.set(wrapper.run(sidecar).await?); // set once
+                // The driver ends when nothing is left to do.
+                future::pending().await
+            }
+        }
+    }
 }
 
 /// The first signal is the sidecar's, the second one the caller's.
@@ -113,40 +228,26 @@ async fn follow_signals(sidecar: &Sidecar, mut signals: Signals) -> &'static str
     signals.next().await
 }
 
-fn config(args: &ServeArgs, timing: Timing, longest_lease: Duration) -> Result<Config> {
+fn config(args: &HoldArgs, names: &Names, timing: Timing, longest_lease: Duration) -> Result<Config> {
     let nonce = draw_nonce().context("failed to draw a nonce")?;
-    let (pod, pod_uid) = (args.pod_name.clone(), args.pod_uid.clone());
-    let fencing_offset = args.fencing_offset;
-    Ok(Config { identity: Identity { pod, pod_uid, nonce }, timing, longest_lease, fencing_offset })
+    let identity = Identity { pod: names.pod.clone(), pod_uid: names.pod_uid.clone(), nonce };
+    Ok(Config { identity, timing, longest_lease, fencing_offset: args.fencing_offset })
 }
 
-fn about(args: &ServeArgs, store: KubernetesStore) -> Result<About> {
-    let boot_id = fs::read_to_string(BOOT_ID).context("failed to read the machine's boot id")?;
+fn about<S: Store>(names: &Names, store: S) -> Result<About> {
     Ok(About {
-        election: format!("{}/{}", args.namespace, args.election),
-        pod: args.pod_name.clone(),
-        pod_uid: args.pod_uid.clone(),
-        boot_id: boot_id.trim().to_owned(),
+        election: names.election(),
+        pod: names.pod.clone(),
+        pod_uid: names.pod_uid.clone(),
+        boot_id: instance::boot_id()?,
         store: store.name(),
         fencing: Box::new(move || store.fencing()),
     })
 }
 
-fn join(
-    args: ServeArgs,
-    rules: Rules,
-    timing: &Timing,
-    candidate: Candidate,
-    about: About,
-    witness: Arc<Witness>,
-) -> Sidecar {
-    let program = Program::new(args.program.presence, rules, timing.stop_grace());
-    let shutdown = Shutdown::new(args.pod_uid, args.image);
-    Sidecar::new(candidate, clock::now, about, witness, program, shutdown)
-}
-
-async fn connect(args: &ServeArgs, renew_interval: Duration) -> Result<KubernetesStore> {
-    let (namespace, lease) = (args.namespace.as_str(), args.lease.as_str());
+async fn connect(args: &HoldArgs, names: &Names) -> Result<KubernetesStore> {
+    let renew_interval = args.timing.validate()?.0.renew_interval();
+    let (namespace, lease) = (names.namespace.as_str(), names.lease.as_str());
     let Some(path) = &args.kubeconfig else {
         return Ok(KubernetesStore::in_cluster(namespace, lease, SIDECAR, renew_interval)?);
     };
@@ -179,12 +280,11 @@ impl Listeners {
 
     fn serve(
         self,
-        sidecar: Arc<Sidecar>,
+        router: Router,
         registry: Registry,
         end: &watch::Receiver<bool>,
     ) -> JoinSet<io::Result<()>> {
         let mut servers = JoinSet::new();
-        let router = http::router(sidecar);
         for listener in self.api {
             servers.spawn(serve(listener, router.clone(), API_LIMITS, ended(end.clone())));
         }

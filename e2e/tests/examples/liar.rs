@@ -53,12 +53,14 @@ use Mood::{
 };
 
 const NOT_A_YES: [Mood; 11] =
-    [Closed, No, Silent, Page, NoToken, NullToken, NoDeadline, Expired, Late, Broken, Torn];
+    [Silent, Closed, No, Page, NoToken, NullToken, NoDeadline, Expired, Late, Broken, Torn];
 
 #[derive(Debug)]
 struct State {
     mood: Mood,
-    /// Requests since the mood changed.
+    /// How often the mood changed.
+    turns: usize,
+    /// Requests since then.
     requests: usize,
 }
 
@@ -70,7 +72,7 @@ impl Liar {
     fn start() -> (Self, String) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let liar = Self(Arc::new(Mutex::new(State { mood: Closed, requests: 0 })));
+        let liar = Self(Arc::new(Mutex::new(State { mood: Closed, turns: 0, requests: 0 })));
         let server = liar.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -85,13 +87,20 @@ impl Liar {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connections are closed when the mood changes.
-    fn become_(&self, mood: Mood) {
-        *self.state() = State { mood, requests: 0 };
+    /// Open connections are closed, unless it falls silent.
+    fn turn(&self, mood: Mood) {
+        let turns = self.state().turns + 1;
+        *self.state() = State { mood, turns, requests: 0 };
     }
 
     fn wait_requests(&self, count: usize) {
         wait("request", || self.state().requests >= count);
+    }
+
+    fn note_request(&self) -> (Mood, usize) {
+        let mut state = self.state();
+        state.requests += 1;
+        (state.mood, state.turns)
     }
 
     fn answer(&self, mut stream: TcpStream) -> Option<()> {
@@ -102,8 +111,7 @@ impl Liar {
             request.extend(byte);
         }
         let asked = boottime();
-        let mood = self.state().mood;
-        self.state().requests += 1;
+        let (mood, turns) = self.note_request();
         if mood == Late {
             thread::sleep(Duration::from_secs(1));
         }
@@ -120,7 +128,8 @@ impl Liar {
             stream.write_all(text.as_bytes()).ok()?;
         }
         // A stream stays open, and so does what says nothing.
-        while (is_stream || mood == Silent) && ![Closed, Torn].contains(&mood) && self.state().mood == mood {
+        let stays = |state: &State| state.turns == turns || state.mood == Silent;
+        while (is_stream || mood == Silent) && ![Closed, Torn].contains(&mood) && stays(&self.state()) {
             thread::sleep(Duration::from_millis(10));
         }
         Some(())
@@ -149,13 +158,11 @@ fn said(mood: Mood, asked: Duration) -> Option<(u16, String, String)> {
         NoDeadline => String::new(),
         _ => format!(r#","validForMs":{milliseconds},"deadlineBoottimeNs":"{deadline}""#),
     };
-    let mut headers = String::new();
-    if ![NoToken, NullToken].contains(&mood) {
-        headers += &format!("Conch-Token: {TOKEN}\r\n");
-    }
-    if mood != NoDeadline {
-        headers += &format!("Conch-Valid-For-Ms: {milliseconds}\r\n");
-    }
+    let headers = match mood {
+        NoToken | NullToken => format!("Conch-Valid-For-Ms: {milliseconds}\r\n"),
+        NoDeadline => format!("Conch-Token: {TOKEN}\r\n"),
+        _ => format!("Conch-Token: {TOKEN}\r\nConch-Valid-For-Ms: {milliseconds}\r\n"),
+    };
     let mut body =
         format!(r#"{{"leader":true,"election":"shop/payments"{token}{valid},"terminating":false}}"#);
     if mood == Torn {
@@ -251,22 +258,22 @@ fn works_only_after_a_yes(example: Example) {
     let (liar, url) = Liar::start();
     let Some(mut running) = Running::start(example, &url) else { return };
     for mood in NOT_A_YES {
-        liar.become_(mood);
+        liar.turn(mood);
         liar.wait_requests(1);
         thread::sleep(Duration::from_millis(1_500));
         assert_eq!(running.steps(), [], "{} took {mood:?} for a yes", example.file);
     }
-    liar.become_(Yes);
+    liar.turn(Yes);
     wait("step", || running.steps().len() >= 2);
     assert!(running.steps().iter().all(|step| step.token == TOKEN), "{:?}", running.steps());
-    liar.become_(Silent);
+    liar.turn(Silent);
     thread::sleep(PROMISE + Duration::from_secs(1));
     let before = running.steps().len();
     thread::sleep(Duration::from_secs(2));
     assert_eq!(running.steps().len(), before, "{} goes on after the deadline", example.file);
-    liar.become_(Yes);
+    liar.turn(Yes);
     wait("step after the silence", || running.steps().len() > before);
-    liar.become_(Terminating);
+    liar.turn(Terminating);
     let status = running.wait_exit();
     assert!(status.success(), "{}: {status}", example.file);
 }

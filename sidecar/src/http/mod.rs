@@ -3,6 +3,7 @@
 mod guard;
 mod refusal;
 mod streams;
+mod wrapped;
 
 use crate::{
     program::Channel,
@@ -26,6 +27,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 pub(crate) use guard::REQUEST_HEADER;
+pub use wrapped::wrapped_router;
 
 /// Where `conch-sidecar prestop` tells that the kubelet ran it. For this binary alone.
 pub const PRE_STOP: &str = "/internal/prestop";

@@ -42,6 +42,8 @@ pub(super) enum Refusal {
     TermPending,
     /// All streams are taken.
     TooManyStreams,
+    /// This process runs the program itself: nobody else claims the lead or gives it away.
+    Wrapped,
 }
 
 impl Refusal {
@@ -51,7 +53,7 @@ impl Refusal {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadQuery(_) | Self::BadBody(_) => StatusCode::BAD_REQUEST,
-            Self::NotCurrent(_) => StatusCode::CONFLICT,
+            Self::NotCurrent(_) | Self::Wrapped => StatusCode::CONFLICT,
             Self::TermPending | Self::TooManyStreams => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -68,6 +70,7 @@ impl Refusal {
             Self::NotCurrent(_) => "NotCurrent",
             Self::TermPending => "TermPending",
             Self::TooManyStreams => "TooManyStreams",
+            Self::Wrapped => "Wrapped",
         }
     }
 
@@ -84,6 +87,7 @@ impl Refusal {
                 "The store has not confirmed the new term yet; GET /v1/leader tells the token of the running one.".to_owned()
             }
             Self::TooManyStreams => "Too many streams are open.".to_owned(),
+            Self::Wrapped => "This process runs the program itself: the lead is given away when the program exits.".to_owned(),
         }
     }
 }

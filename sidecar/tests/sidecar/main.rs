@@ -7,6 +7,8 @@ mod ending;
 #[cfg(test)]
 mod fitness;
 #[cfg(test)]
+mod guard;
+#[cfg(test)]
 mod pod;
 #[cfg(test)]
 mod process;
@@ -20,3 +22,9 @@ mod real;
 mod streams;
 #[cfg(test)]
 mod term;
+#[cfg(test)]
+mod wrapped_over_a_lease;
+#[cfg(test)]
+mod wrapper;
+#[cfg(test)]
+mod wrapping;

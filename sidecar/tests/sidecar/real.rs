@@ -97,6 +97,13 @@ impl Election {
         self.runtime.block_on(leases.patch("conch-e", &parameters, &Patch::Merge(patch))).unwrap();
     }
 
+    /// What a person with rights does to the Lease: somebody else holds it.
+    pub(crate) fn take_away(&self) {
+        let patch = json!({ "spec": { "holderIdentity": "somebody" } });
+        let (leases, parameters) = (self.leases(), PatchParams::default());
+        self.runtime.block_on(leases.patch("conch-e", &parameters, &Patch::Merge(patch))).unwrap();
+    }
+
     /// Starts a sidecar for this pod, on a port of its own, and waits until it is ready.
     pub(crate) fn start(&self, pod: &str) -> Sidecar {
         self.start_with(pod, &[])

@@ -1,0 +1,61 @@
+//! A timer on the clock of deadlines, which goes on while the machine is suspended.
+
+use conch_stores::clock;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use std::{io, os::fd::OwnedFd, time::Duration};
+use tokio::io::unix::AsyncFd;
+
+/// Wakes at a point on `CLOCK_BOOTTIME`.
+#[derive(Debug)]
+pub struct Timer {
+    timer: AsyncFd<OwnedFd>,
+}
+
+/// `CLOCK_BOOTTIME`.
+pub fn boottime() -> Duration {
+    clock::now().boottime
+}
+
+impl Timer {
+    /// Must be called inside a tokio runtime.
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
+        Ok(Self { timer: AsyncFd::new(timer)? })
+    }
+
+    /// Completes at this point, at once if it is past. Cancel safe.
+    pub async fn sleep_until(&mut self, point: Duration) -> io::Result<()> {
+        // A value of zero would stop the timer.
+        let point = point.max(Duration::from_nanos(1));
+        let value = Timespec::try_from(point).map_err(io::Error::other)?;
+        let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+        timerfd_settime(
+            self.timer.get_ref(),
+            TimerfdTimerFlags::ABSTIME,
+            &Itimerspec { it_interval: interval, it_value: value },
+        )?;
+        while boottime() < point {
+            self.timer.readable().await?.clear_ready();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_wakes_at_its_point_and_not_before_and_a_point_in_the_past_is_now() {
+        let mut timer = Timer::new().unwrap();
+        for wait in [20, 0, 30] {
+            let point = boottime() + Duration::from_millis(wait);
+            timer.sleep_until(point).await.unwrap();
+            assert!(boottime() >= point && boottime() < point + Duration::from_secs(5));
+        }
+        timer.sleep_until(Duration::ZERO).await.unwrap();
+    }
+}
