@@ -116,6 +116,11 @@ impl Report {
                 &streams.crashed,
                 "nobody notices",
             ),
+            (
+                "`kubectl delete pod` of a leader whose program holds a stream",
+                &streams.deleted,
+                "has no stream",
+            ),
         ] {
             let _ = writeln!(text, "| {name} | {} | {instead} | {instead} | – |", cell(times));
         }
@@ -188,7 +193,7 @@ impl Report {
         let _ = writeln!(
             text,
             "\n## How it was measured\n\n\
-             {graceful} graceful deletions; {streams} resignations, closed streams and crashes each; {power_cuts} power cuts \
+             {graceful} graceful deletions; {streams} resignations, closed streams, crashes and deletions each with a stream; {power_cuts} power cuts \
              with each length of lease, every one through {ELECTIONS} elections side by side, of which those count that lost \
              their leader; requests counted for {} s.\n",
             counting.as_secs()
