@@ -68,7 +68,7 @@ pub struct ServeArgs {
     pub timing: TimingArgs,
     /// Added to each fence to give the token.
     #[arg(long, env = sidecar_env::FENCING_OFFSET, default_value_t = 0)]
-    pub fencing_offset: u128,
+    pub fencing_offset: u64,
     /// Asked: lead only once the program has asked. None: lead as soon as this runs.
     #[arg(long, env = sidecar_env::PRESENCE, default_value = "Asked", value_parser = parse_presence)]
     pub presence: Presence,

@@ -40,8 +40,16 @@ pub(crate) const COVERED: &[Covered] = &[
 pub(crate) const ILLUSTRATIONS: &[(&str, &str)] = &[("docs/fencing.md", "http")];
 
 /// Parts of commands that a sentence speaks about. Whole ones stand elsewhere.
-pub(crate) const MENTIONS: &[&str] =
-    &["curl -f", "helm install … --take-ownership", "kubectl rollout restart"];
+pub(crate) const MENTIONS: &[&str] = &[
+    "curl -f",
+    "helm install … --take-ownership",
+    "helm rollback",
+    "helm uninstall",
+    "helm upgrade",
+    "kubectl rollout restart",
+    // There is no registry.
+    "skopeo copy oci-archive:out/conch-sidecar.tar docker://R/conch-rs/conch-sidecar:0.1.0",
+];
 
 /// What is replaced in every command before it is run. First come, first served.
 pub(crate) const SUBSTITUTIONS: &[(&str, &str)] = &[
@@ -68,6 +76,11 @@ pub(crate) const PREPARATIONS: &[(&str, &str, &str)] = &[
         "helm install conch charts/conch --namespace conch-system --wait
         kubectl annotate deployment payments conch.rs/policy=default
         kubectl wait --for=create election/payments --timeout=60s",
+    ),
+    (
+        "docs/operating.md",
+        "kubectl exec deploy/payments -c conch -- /conch-sidecar status",
+        "kubectl rollout status deployment payments --timeout=120s",
     ),
     ("e2e/cluster/README.md", "conch-cluster logs kubelet-1", "conch-cluster up"),
     ("e2e/cluster/README.md", "CONCH_CGROUP_PARENT=/some/group conch-cluster up", "conch-cluster down"),

@@ -148,7 +148,7 @@ pub enum Reason {
     Leading,
     /// The store has not answered yet since this process started.
     NotContacted,
-    /// The program has not asked to lead, or is not healthy.
+    /// The program has not asked to lead.
     NotAsked,
     /// Another candidate holds the lease.
     OtherLeads,
@@ -205,9 +205,7 @@ impl Reason {
         match self {
             Self::Leading => "This pod leads.",
             Self::NotContacted => "The store has not answered yet since the sidecar started.",
-            Self::NotAsked => {
-                "This pod is no candidate: its program has not asked to lead, or is not healthy."
-            }
+            Self::NotAsked => "This pod is no candidate: its program has not asked to lead.",
             Self::OtherLeads => "Another pod holds the lease.",
             Self::RecordUnknown => {
                 "The record is missing or was altered from outside; a whole lease must pass before anybody may lead."

@@ -155,7 +155,7 @@ impl Elector {
     fn begin(&mut self, attempt: &Attempt, written: &Written, previous: Option<String>, reacquired: bool) {
         assert!(matches!(self.role, Role::Following), "a term begins only where none is");
         let Fence(fence) = written.fence.unwrap_or(Fence(u128::from(attempt.record.transitions)));
-        let token = Token(self.config.fencing_offset.saturating_add(fence));
+        let token = Token(u128::from(attempt.record.fencing_offset).saturating_add(fence));
         self.role = Role::Leading(Term {
             id: attempt.record.write,
             token,

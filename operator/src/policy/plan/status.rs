@@ -204,7 +204,7 @@ fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, m
     }
     if missing > 0 {
         let message = format!(
-            "{missing} of {} pods have no sidecar: they were made while the operator could not be reached; replace them.",
+            "{missing} of {} pods have no sidecar, because nobody injected it when they were made: was the operator away? Replace them.",
             observed.pods.len()
         );
         return finding(ConditionStatus::False, Reason::SidecarMissing, message);
@@ -212,7 +212,11 @@ fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, m
     if observed.pods.is_empty() {
         return finding(ConditionStatus::Unknown, Reason::NoPods, "There are no pods.".to_owned());
     }
-    finding(ConditionStatus::True, Reason::AllInjected, "Every pod has its sidecar.".to_owned())
+    finding(
+        ConditionStatus::True,
+        Reason::AllInjected,
+        "Every pod of the stamped template has its sidecar.".to_owned(),
+    )
 }
 
 /// Why no pod of this template can have its sidecar, by the same decision that admission makes.

@@ -28,6 +28,7 @@ fn held() -> Record {
     Record {
         write: WriteId { nonce, sequence: 9 },
         transitions: 3,
+        fencing_offset: 0,
         claim: Claim::Held {
             holder: Identity { pod: "payments-7c9-x2x".into(), pod_uid: "4f1c-8d".into(), nonce },
             term: WriteId { nonce, sequence: 2 },
@@ -41,6 +42,7 @@ fn released(term: TermId) -> Record {
     Record {
         write: WriteId { nonce: Nonce(0xabc), sequence: 10 },
         transitions: 3,
+        fencing_offset: 0,
         claim: Claim::Released { term },
     }
 }
