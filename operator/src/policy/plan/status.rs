@@ -196,10 +196,20 @@ fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, m
         return finding(ConditionStatus::False, reason, sentence);
     }
     if let Some(workload) = claims.unstamped().next() {
-        let message = format!(
-            "The pod template of {} carries no stamp yet: is the webhook of the operator reachable?",
-            title(workload)
-        );
+        let refused =
+            observed.touched.get(&workload.identity.uid).and_then(|touches| touches.refused.as_ref());
+        let message = match refused {
+            None => format!(
+                "The pod template of {} carries no stamp yet: is the webhook of the operator reachable?",
+                title(workload)
+            ),
+            Some(refused) => format!(
+                "The pod template of {} carries no stamp, and the API server refuses the operator's attempt to get one: {refused}. \
+                 Write the workload yourself, for instance its annotation {} once more.",
+                title(workload),
+                names::POLICY
+            ),
+        };
         return finding(ConditionStatus::False, Reason::NotStamped, message);
     }
     if missing > 0 {
