@@ -1,6 +1,7 @@
 //! The commands that the kubelet and people run beside the sidecar: each asks it over loopback.
 
-use crate::http::{PRE_STOP, REQUEST_HEADER};
+use crate::http::{Called, PRE_STOP, REQUEST_HEADER};
+use conch_stores::clock;
 use serde_json::Value;
 use std::{
     fmt::Write as _,
@@ -42,9 +43,12 @@ pub fn ready(port: u16) -> Result<(), ClientError> {
     }
 }
 
-/// Tells that the kubelet ran `preStop`.
+/// Tells that the kubelet ran `preStop`, and when: at this call.
 pub fn pre_stop(port: u16) -> Result<(), ClientError> {
-    ask(port, "POST", PRE_STOP).map(drop)
+    let called = serde_json::to_value(Called::from(clock::now())).unwrap_or_default();
+    let fields = called.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={value}"));
+    let query = fields.collect::<Vec<_>>().join("&");
+    ask(port, "POST", &format!("{PRE_STOP}?{query}")).map(drop)
 }
 
 /// What the sidecar says of itself.
