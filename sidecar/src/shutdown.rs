@@ -240,6 +240,14 @@ mod tests {
     }
 
     #[test]
+    fn the_earlier_of_two_moments_is_so_by_every_clock() {
+        let suspended = Moment { boottime: Duration::from_secs(163), ..at(103) };
+        assert_eq!(earlier(at(121), suspended), Moment { boottime: Duration::from_secs(121), ..at(103) });
+        assert_eq!(earlier(at(u64::MAX / 2), at(103)), at(103), "one from the future");
+        assert_eq!(earlier(at(0), at(103)), at(0));
+    }
+
+    #[test]
     fn pre_stop_announces_the_end_and_the_mark_alone_does_not() {
         let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned());
         shutdown.note(deleted());

@@ -46,6 +46,10 @@ pub(crate) const MENTIONS: &[&str] = &[
     "helm rollback",
     "helm uninstall",
     "helm upgrade",
+    // What the benchmark does to a leader.
+    "kubectl delete lease",
+    "kubectl delete pod",
+    "kubectl patch lease",
     "kubectl rollout restart",
     // There is no registry.
     "skopeo copy oci-archive:out/conch-sidecar.tar docker://R/conch-rs/conch-sidecar:0.1.0",

@@ -338,7 +338,18 @@ impl Controller {
     }
 
     async fn apply(&self, key: &Key, plan: Plan) -> Result<(), ApplyError> {
-        for write in plan.writes {
+        let (touches, others): (Vec<_>, Vec<_>) =
+            plan.writes.into_iter().partition(|write| matches!(write, Write::Touch { .. }));
+        self.write(key, others).await?;
+        // The status that was just written remembers that these were said.
+        for notice in &plan.notices {
+            self.publisher.publish(notice).await;
+        }
+        self.write(key, touches).await
+    }
+
+    async fn write(&self, key: &Key, writes: Vec<Write>) -> Result<(), ApplyError> {
+        for write in writes {
             let uid = match &write {
                 Write::ElectionStatus { election, .. } => election.uid.clone(),
                 _ => String::new(),
@@ -351,29 +362,27 @@ impl Controller {
                 let written = Written { uid, status, version, at: Instant::now() };
                 self.memory().written.insert(election.clone(), written);
             }
-            if let Some(Touched { workload, refused }) = touched {
-                if let Some(refused) = &refused {
-                    let Identity { namespace, name, .. } = &workload;
-                    tracing::warn!(
-                        namespace,
-                        name,
-                        refused,
-                        "the API server refuses a touch that changes nothing"
-                    );
-                }
-                let mut memory = self.memory();
-                memory.touched.retain(|_, touch| touch.last.elapsed() < 2 * plan::TOUCH_RETRY_MAX);
-                let times = memory.touched.get(&workload.uid).map_or(0, |touch| touch.times) + 1;
-                memory.touched.insert(workload.uid, Touch { times, last: Instant::now(), refused });
+            if let Some(touched) = touched {
+                self.remember(key, touched);
             }
             if let Some(notice) = notice {
                 self.publisher.publish(&notice).await;
             }
         }
-        for notice in &plan.notices {
-            self.publisher.publish(notice).await;
-        }
         Ok(())
+    }
+
+    fn remember(&self, key: &Key, Touched { workload, refused }: Touched) {
+        if let Some(refused) = &refused {
+            let Identity { namespace, name, .. } = &workload;
+            tracing::warn!(namespace, name, refused, "the API server refuses a touch that changes nothing");
+            // The next pass says so in the status.
+            self.queue.add(key.clone(), Duration::ZERO);
+        }
+        let mut memory = self.memory();
+        memory.touched.retain(|_, touch| touch.last.elapsed() < 2 * plan::TOUCH_RETRY_MAX);
+        let times = memory.touched.get(&workload.uid).map_or(0, |touch| touch.times) + 1;
+        memory.touched.insert(workload.uid, Touch { times, last: Instant::now(), refused });
     }
 
     fn retry(&self, key: &Key, error: &ApplyError) {

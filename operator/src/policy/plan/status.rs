@@ -205,7 +205,8 @@ fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, m
             ),
             Some(refused) => format!(
                 "The pod template of {} carries no stamp, and the API server refuses the operator's attempt to get one: {refused}. \
-                 Write the workload yourself, for instance its annotation {} once more.",
+                 Another webhook may change the pod template in the same request. Write the workload yourself, for instance its \
+                 annotation {} once more.",
                 title(workload),
                 names::POLICY
             ),
