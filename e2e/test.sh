@@ -233,9 +233,11 @@ else
     export CONCH_TEST_KUBECONFIG
 fi
 step compile cargo test --quiet --workspace --no-run
-tests unit cargo test --workspace --exclude conch-e2e --no-fail-fast
-tests checker cargo test --package conch-e2e --lib
-tests documents cargo test --package conch-e2e --test documents
+# Always the whole workspace: for another selection of packages cargo builds their dependencies anew, with other features.
+tests unit cargo test --workspace --lib --bins --no-fail-fast
+tests integration cargo test --workspace --exclude conch-e2e --test '*' --no-fail-fast
+tests doc cargo test --workspace --doc
+tests documents cargo test --workspace --test documents
 # Helm would not take over what the tests of single packages installed.
 if [ -n "$guest" ]; then clear_guest; else conch_cluster "$unit_cluster" down; fi
 step demo make demo
@@ -245,8 +247,8 @@ if [ -z "$guest" ]; then
 fi
 # Some have a namespace each; the others break what all of them share.
 own_namespace=(election:: injection:: policies::)
-tests e2e-namespaces cargo test --package conch-e2e --test e2e -- --test-threads=3 --nocapture "${own_namespace[@]}"
-tests e2e cargo test --package conch-e2e --test e2e -- --test-threads=1 --nocapture "${own_namespace[@]/#/--skip=}"
+tests e2e-namespaces cargo test --workspace --test e2e -- --test-threads=3 --nocapture "${own_namespace[@]}"
+tests e2e cargo test --workspace --test e2e -- --test-threads=1 --nocapture "${own_namespace[@]/#/--skip=}"
 # The others take half an hour: make faults.
-tests faults cargo test --package conch-e2e --test faults -- --test-threads=3 --nocapture always::
+tests faults cargo test --workspace --test faults -- --test-threads=3 --nocapture always::
 finish

@@ -14,7 +14,7 @@ const fn covered(command: &'static str, file: &'static str, says: &'static str) 
 }
 
 const TEST: &str = "e2e/test.sh";
-const UNIT: &str = "tests unit cargo test --workspace --exclude conch-e2e --no-fail-fast";
+const UNIT: &str = "tests integration cargo test --workspace --exclude conch-e2e --test '*' --no-fail-fast";
 
 /// Commands that are not run here: they take too long, or run this very test.
 pub(crate) const COVERED: &[Covered] = &[
@@ -28,7 +28,7 @@ pub(crate) const COVERED: &[Covered] = &[
     covered("cargo test --package conch-cluster", TEST, UNIT),
     covered("make fencing", TEST, UNIT),
     covered("make faults", TEST, "--test faults -- --test-threads=3 --nocapture always::"),
-    covered("make faults", TEST, "tests faults cargo test --package conch-e2e --test faults"),
+    covered("make faults", TEST, "tests faults cargo test --workspace --test faults"),
     covered("make fuzz", "CONTRIBUTING.md", "`make test` replays it"),
     // Half an hour, on a machine that does nothing else.
     covered("make bench", "CONTRIBUTING.md", "run it by hand"),
