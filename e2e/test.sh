@@ -21,8 +21,9 @@ failures=()
 reasons=()
 skips=()
 times=()
-# The process group of the running step, and whether there is a cluster to tidy.
+# The process groups that run, the step and what goes on beside it, and whether there is a cluster to tidy.
 child=
+companion=
 started=
 mkdir -p "$logs"
 
@@ -56,11 +57,35 @@ step() {
     fi
 }
 
-# tests NAME COMMAND...: a run of cargo test, counted by its own words.
+# tests NAME COMMAND...: a run of cargo test.
 tests() {
-    local log=$logs/$1.log status ok bad line
     logged "$@"
+    counted "$1" $?
+}
+
+# beside NAME COMMAND...: starts a run of cargo test that goes on beside the next steps, until `joined`.
+beside() {
+    echo "== $1, beside what follows: ${*:2}"
+    set -m
+    ("${@:2}" >"$logs/$1.log" 2>&1) </dev/null &
+    companion=$!
+    set +m
+}
+
+# joined NAME: waits for what runs beside.
+joined() {
+    local began=$SECONDS status
+    wait "$companion"
     status=$?
+    companion=
+    times+=("$(printf '%5d s  %s' $((SECONDS - began)) "$1, after what it ran beside")")
+    cat "$logs/$1.log"
+    counted "$1" "$status"
+}
+
+# counted NAME STATUS: a run of cargo test by its own words.
+counted() {
+    local log=$logs/$1.log status=$2 ok bad line
     ok=$(sum passed "$log")
     bad=$(sum failed "$log")
     while read -r line; do
@@ -124,10 +149,10 @@ end_orphans() {
 # Takes away what this run brought up or installed.
 end() {
     trap '' INT TERM HUP
-    if [ -n "$child" ] && kill -TERM -- "-$child"; then
-        sleep 1
-        kill -KILL -- "-$child"
-    fi 2>/dev/null
+    local group
+    for group in $child $companion; do
+        kill -TERM -- "-$group" && sleep 1 && kill -KILL -- "-$group"
+    done 2>/dev/null
     [ -n "$started" ] || return
     if [ -n "$guest" ]; then
         clear_guest
@@ -233,9 +258,13 @@ else
     export CONCH_TEST_KUBECONFIG
 fi
 step compile cargo test --quiet --workspace --no-run
-tests unit cargo test --workspace --exclude conch-e2e --no-fail-fast
-tests checker cargo test --package conch-e2e --lib
-tests documents cargo test --package conch-e2e --test documents
+# Always the whole workspace: for another selection of packages cargo builds their dependencies anew, with other features.
+tests unit cargo test --workspace --lib --bins --no-fail-fast
+# On a cluster of its own, and both wait for pods most of the time.
+beside documents cargo test --workspace --test documents
+tests integration cargo test --workspace --exclude conch-e2e --test '*' --no-fail-fast
+tests doc cargo test --workspace --doc
+joined documents
 # Helm would not take over what the tests of single packages installed.
 if [ -n "$guest" ]; then clear_guest; else conch_cluster "$unit_cluster" down; fi
 step demo make demo
@@ -243,8 +272,11 @@ if [ -z "$guest" ]; then
     conch_cluster "$demo_cluster" down
     [ -n "${KEEP_CLUSTER:-}" ] || fresh_cluster "$cluster" up
 fi
-tests e2e cargo test --package conch-e2e --test e2e -- --test-threads=1 --nocapture
-tests examples cargo test --package conch-e2e --test examples -- --test-threads=14 --nocapture
+# Some have a namespace each; the others break what all of them share.
+own_namespace=(election:: injection:: policies::)
+tests e2e-namespaces cargo test --workspace --test e2e -- --test-threads=3 --nocapture "${own_namespace[@]}"
+tests e2e cargo test --workspace --test e2e -- --test-threads=1 --nocapture "${own_namespace[@]/#/--skip=}"
+tests examples cargo test --workspace --test examples -- --test-threads=14 --nocapture
 # The others take half an hour: make faults.
-tests faults cargo test --package conch-e2e --test faults -- --test-threads=3 --nocapture always::
+tests faults cargo test --workspace --test faults -- --test-threads=3 --nocapture always::
 finish

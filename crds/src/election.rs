@@ -105,7 +105,7 @@ pub struct ElectionStatus {
     /// Pods with a running sidecar.
     #[schemars(extend("format" = "int32"))]
     pub candidates: u32,
-    /// Pods of the workload without a sidecar: they never lead.
+    /// Pods of the stamped template without a sidecar: they never lead. Pods from before the annotation are not counted.
     #[schemars(extend("format" = "int32"))]
     pub missing: u32,
     /// Pods whose sidecar was injected by an older generation of the policy, or with another image.

@@ -17,12 +17,6 @@ pub const DEFAULT_POLICY: &str = "default";
 pub const ELECTION: &str = "conch.rs/election";
 /// Annotation of an injected pod: `<policy>@<generation>/<sidecar image>`, what was injected.
 pub const INJECTED: &str = "conch.rs/injected";
-/// Label of pods: `leader` or `follower`. A hint for Services, never a lock.
-pub const ROLE: &str = "conch.rs/role";
-/// Value of [`ROLE`] on the pod that leads.
-pub const ROLE_LEADER: &str = "leader";
-/// Value of [`ROLE`] on every other candidate.
-pub const ROLE_FOLLOWER: &str = "follower";
 /// Label of every object that the operator made for an election.
 pub const MANAGED: &str = "conch.rs/managed";
 /// Value of [`MANAGED`].

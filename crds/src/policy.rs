@@ -51,6 +51,12 @@ pub const FENCING_OFFSET_MAX: u64 = 9_000_000_000_000_000_000;
         description = "Pods with a sidecar by this policy"
     ),
     printcolumn(
+        name = "Outdated",
+        type_ = "integer",
+        json_path = ".status.outdated",
+        description = "Pods whose sidecar follows an older version of this policy"
+    ),
+    printcolumn(
         name = "Lease",
         type_ = "string",
         json_path = ".spec.timing.leaseDuration",

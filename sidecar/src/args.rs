@@ -136,7 +136,7 @@ pub struct HoldArgs {
     pub kubeconfig: Option<PathBuf>,
     /// Added to each fence to give the token.
     #[arg(long, env = sidecar_env::FENCING_OFFSET, default_value_t = 0)]
-    pub fencing_offset: u128,
+    pub fencing_offset: u64,
 
     /// Outside a pod: who this is, in place of a pod's name; the machine's name if nothing is said. Two processes with one id do
     /// not run at a time.

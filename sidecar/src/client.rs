@@ -1,9 +1,12 @@
 //! The commands that the kubelet and people run beside the sidecar: each asks it over loopback.
 
-use crate::http::{PRE_STOP, REQUEST_HEADER};
+use crate::http::{Called, PRE_STOP, REQUEST_HEADER};
+use conch_election::Moment;
+use conch_stores::clock;
 use serde_json::Value;
 use std::{
     fmt::Write as _,
+    fs,
     io::{self, Read, Write},
     net::{Ipv4Addr, TcpStream},
     thread,
@@ -14,6 +17,10 @@ use std::{
 const READY_FOR: Duration = Duration::from_millis(800);
 const READY_PAUSE: Duration = Duration::from_millis(20);
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Of `/proc/PID/stat`, counted from 1: when the process was started, by `CLOCK_BOOTTIME` (`proc_pid_stat(5)`).
+const START_TIME_FIELD: usize = 22;
+/// Linux tells user space of hundredths of a second (`USER_HZ`) on every architecture that Kubernetes supports.
+const TICKS_PER_SECOND: u32 = 100;
 
 /// Why the sidecar did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +49,28 @@ pub fn ready(port: u16) -> Result<(), ClientError> {
     }
 }
 
-/// Tells that the kubelet ran `preStop`.
+/// Tells that the kubelet ran `preStop`, and when: as this process was started.
 pub fn pre_stop(port: u16) -> Result<(), ClientError> {
-    ask(port, "POST", PRE_STOP).map(drop)
+    let called = serde_json::to_value(Called::from(started(clock::now()))).unwrap_or_default();
+    let fields = called.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={value}"));
+    let query = fields.collect::<Vec<_>>().join("&");
+    ask(port, "POST", &format!("{PRE_STOP}?{query}")).map(drop)
+}
+
+/// When this process was started: a container that is frozen or throttled may have let it wait since.
+fn started(now: Moment) -> Moment {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks: Option<u64> = stat.rsplit_once(") ").and_then(|(_, fields)| {
+        // The first field behind the name is the third of all (proc_pid_stat(5)).
+        fields.split(' ').nth(START_TIME_FIELD - 3)?.parse().ok()
+    });
+    let since_boot = ticks.map(|ticks| Duration::from_secs(ticks) / TICKS_PER_SECOND);
+    let age = since_boot.map_or(Duration::ZERO, |start| now.boottime.saturating_sub(start));
+    Moment {
+        boottime: now.boottime.saturating_sub(age),
+        monotonic: now.monotonic.saturating_sub(age),
+        monotonic_raw: now.monotonic_raw.saturating_sub(age),
+    }
 }
 
 /// What the sidecar says of itself.
@@ -103,4 +129,20 @@ fn exchange(port: u16, method: &str, path: &str) -> io::Result<String> {
     let mut answer = String::new();
     stream.take(65_536).read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_was_started_a_while_ago_and_after_its_parent() {
+        thread::sleep(Duration::from_millis(50));
+        let now = clock::now();
+        let started = started(now);
+        let age = now.longest_since(started);
+        assert!(age >= Duration::from_millis(50), "{age:?}");
+        // Whatever runs the tests does not take longer.
+        assert!(age < Duration::from_hours(1), "{age:?}");
+    }
 }

@@ -93,10 +93,10 @@ mod tests {
 
     #[test]
     fn a_file_says_what_flags_say_and_flags_beat_it() {
-        let file = "election: jobs # of the night\nport: 4444\nlease-duration-ms: 20000\nfencing-offset: 340282366920938463463374607431768211455\n";
+        let file = "election: jobs # of the night\nport: 4444\nlease-duration-ms: 20000\nfencing-offset: 18446744073709551615\n";
         let from_file = serve(file, &[]).unwrap();
         assert_eq!((from_file.election.as_str(), from_file.api.port), ("jobs", 4_444));
-        assert_eq!((from_file.timing.lease_duration_ms, from_file.fencing_offset), (20_000, u128::MAX));
+        assert_eq!((from_file.timing.lease_duration_ms, from_file.fencing_offset), (20_000, u64::MAX));
         assert_eq!(serve(file, &["--port", "5555"]).unwrap().api.port, 5_555);
     }
 

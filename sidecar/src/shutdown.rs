@@ -10,7 +10,8 @@
 //! 3. the pod's spec then still named the image that was injected, so this container was not restarted for a new one;
 //! 4. SIGTERM came at least [`MARGIN`] before the grace ran out: so the kubelet did not send it because time was up, but
 //!    because the program's container had exited. The grace counts from `preStop` or from the first sight of the mark,
-//!    whichever came earlier: on a machine that is short of time one of them may be late.
+//!    whichever came earlier: on a machine that is short of time one of them may be late. If this process stands still both
+//!    are, so `preStop` counts from when the kubelet ran it, not from when it was heard of.
 
 use conch_crds::PodDeletion;
 use conch_election::Moment;
@@ -59,6 +60,15 @@ enum PreStop {
     Once(Moment),
     /// Twice, or after SIGTERM: nobody can tell what that means.
     Useless,
+}
+
+/// The earlier of two moments, clock by clock.
+pub fn earlier(one: Moment, other: Moment) -> Moment {
+    Moment {
+        boottime: one.boottime.min(other.boottime),
+        monotonic: one.monotonic.min(other.monotonic),
+        monotonic_raw: one.monotonic_raw.min(other.monotonic_raw),
+    }
 }
 
 impl Shutdown {
@@ -227,6 +237,14 @@ mod tests {
         let woken =
             Moment { boottime: Duration::from_secs(163), ..Moment::from_uptime(Duration::from_secs(103)) };
         assert_eq!(shutdown.note(Sign::Signal(woken)), TERMINATE);
+    }
+
+    #[test]
+    fn the_earlier_of_two_moments_is_so_by_every_clock() {
+        let suspended = Moment { boottime: Duration::from_secs(163), ..at(103) };
+        assert_eq!(earlier(at(121), suspended), Moment { boottime: Duration::from_secs(121), ..at(103) });
+        assert_eq!(earlier(at(u64::MAX / 2), at(103)), at(103), "one from the future");
+        assert_eq!(earlier(at(0), at(103)), at(0));
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use crate::{
     gate::{Lead, Now},
     program::{Channel, Closed, Order as ProgramOrder, Program},
-    shutdown::{Order as ShutdownOrder, Shutdown, Sign},
+    shutdown::{Order as ShutdownOrder, Shutdown, Sign, earlier},
     view::{About, View},
     witness::Witness,
 };
-use conch_election::{NotCurrent, Reason, Token};
+use conch_election::{Moment, NotCurrent, Reason, Token};
 use conch_stores::driver::{Candidate, Clock};
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -179,10 +179,10 @@ impl Sidecar {
         Ok(())
     }
 
-    /// The kubelet ran `preStop`.
-    pub fn pre_stop(&self) {
+    /// The kubelet ran `preStop`, at this moment; whoever stands still for a while hears of it later.
+    pub fn pre_stop(&self, called: Moment) {
         tracing::info!("the kubelet announced the end");
-        self.note(Sign::PreStop((self.clock)()));
+        self.note(Sign::PreStop(earlier(called, (self.clock)())));
     }
 
     /// SIGTERM or SIGINT came.

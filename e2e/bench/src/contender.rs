@@ -1,5 +1,7 @@
 //! The two that are compared, and how their workloads are written.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use conch_crds::names;
 use conch_e2e::{CONTAINER, Namespace, Probes, Workload};
@@ -23,6 +25,16 @@ pub(crate) enum Timing {
     Default,
     /// 3 s, renewed every 500 ms.
     Short,
+}
+
+impl Timing {
+    /// From one renewal to the next.
+    pub(crate) const fn renew_interval(self) -> Duration {
+        match self {
+            Self::Default => Duration::from_secs(2),
+            Self::Short => Duration::from_millis(500),
+        }
+    }
 }
 
 /// How the program beside the sidecar learns whether it leads.

@@ -25,9 +25,10 @@ pub(crate) const DRAWN: [Scenario; 5] = [
 /// Every fail-over as a dot on a logarithmic scale.
 pub(crate) fn fail_over(conch: &Side, client_go: &Side) -> String {
     let (ours, theirs) = (&conch.columns[0], &client_go.columns[0]);
-    let rows: [(&str, &str, &Times); 9] = [
+    let rows: [(&str, &str, &Times); 10] = [
         ("graceful: Conch", CONCH, &ours.graceful),
         ("graceful: client-go", CLIENT_GO, &theirs.graceful),
+        ("graceful, with a stream: Conch", CONCH, &conch.streams.deleted),
         ("program resigns: Conch", CONCH, &conch.streams.resigned),
         ("program closes its stream: Conch", CONCH, &conch.streams.closed),
         ("program with a stream crashes: Conch", CONCH, &conch.streams.crashed),
@@ -39,7 +40,7 @@ pub(crate) fn fail_over(conch: &Side, client_go: &Side) -> String {
     // From a millisecond to 100 seconds: five decades.
     let place = |seconds: f64| LEFT + (seconds.max(0.001).log10() + 3.0) / 5.0 * (WIDTH - LEFT - RIGHT);
     let (top, height) = (40.0, 34.0);
-    let bottom = top + height * 9.0;
+    let bottom = top + height * 10.0;
     let mut drawing = Drawing::new(WIDTH, bottom + 40.0);
     drawing.text(
         (LEFT, 20.0),

@@ -42,6 +42,8 @@ pub(crate) struct Streams {
     pub(crate) closed: Times,
     /// From SIGKILL to the program.
     pub(crate) crashed: Times,
+    /// From the program's exit after `kubectl delete pod`.
+    pub(crate) deleted: Times,
 }
 
 /// What was done to the elections while two leaders were looked for.
@@ -70,7 +72,7 @@ impl Scenario {
             Self::Graceful => "graceful deletions",
             Self::PowerCut => "power cuts",
             Self::ShortPowerCut => "power cuts, 3 s leases",
-            Self::Streams => "resignations, closed streams, crashes",
+            Self::Streams => "resignations, closed streams, crashes, deletions",
         }
     }
 }

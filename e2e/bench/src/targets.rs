@@ -39,6 +39,8 @@ pub(crate) fn targets(conch: &Side, client_go: &Side) -> Vec<Target> {
     let mut targets = vec![
         at_most("graceful, p50 after the program's exit", column.graceful.percentile(50), milliseconds(60)),
         at_most("graceful, p99 after the program's exit", column.graceful.percentile(99), milliseconds(100)),
+        at_most("graceful with a stream, p50", streams.deleted.percentile(50), milliseconds(60)),
+        at_most("graceful with a stream, p99", streams.deleted.percentile(99), milliseconds(100)),
         at_most("the program resigns, p50", streams.resigned.percentile(50), milliseconds(20)),
         at_most("the program closes its stream, p50", streams.closed.percentile(50), milliseconds(20)),
         at_most("a program with a stream crashes, the slowest", streams.crashed.max(), milliseconds(100)),

@@ -14,7 +14,7 @@ const fn covered(command: &'static str, file: &'static str, says: &'static str) 
 }
 
 const TEST: &str = "e2e/test.sh";
-const UNIT: &str = "tests unit cargo test --workspace --exclude conch-e2e --no-fail-fast";
+const UNIT: &str = "tests integration cargo test --workspace --exclude conch-e2e --test '*' --no-fail-fast";
 
 /// Commands that are not run here: they take too long, or run this very test.
 pub(crate) const COVERED: &[Covered] = &[
@@ -28,7 +28,7 @@ pub(crate) const COVERED: &[Covered] = &[
     covered("cargo test --package conch-cluster", TEST, UNIT),
     covered("make fencing", TEST, UNIT),
     covered("make faults", TEST, "--test faults -- --test-threads=3 --nocapture always::"),
-    covered("make faults", TEST, "tests faults cargo test --package conch-e2e --test faults"),
+    covered("make faults", TEST, "tests faults cargo test --workspace --test faults"),
     covered("go build leader.go && ./leader", "e2e/tests/examples/languages.rs", "\"leader.go\"]"),
     covered("make fuzz", "CONTRIBUTING.md", "`make test` replays it"),
     // Half an hour, on a machine that does nothing else.
@@ -41,8 +41,20 @@ pub(crate) const COVERED: &[Covered] = &[
 pub(crate) const ILLUSTRATIONS: &[(&str, &str)] = &[("docs/fencing.md", "http")];
 
 /// Parts of commands that a sentence speaks about. Whole ones stand elsewhere.
-pub(crate) const MENTIONS: &[&str] =
-    &["curl -f", "helm install … --take-ownership", "kubectl rollout restart"];
+pub(crate) const MENTIONS: &[&str] = &[
+    "curl -f",
+    "helm install … --take-ownership",
+    "helm rollback",
+    "helm uninstall",
+    "helm upgrade",
+    // What the benchmark does to a leader.
+    "kubectl delete lease",
+    "kubectl delete pod",
+    "kubectl patch lease",
+    "kubectl rollout restart",
+    // There is no registry.
+    "skopeo copy oci-archive:out/conch-sidecar.tar docker://R/conch-rs/conch-sidecar:0.1.0",
+];
 
 /// What is replaced in every command before it is run. First come, first served.
 pub(crate) const SUBSTITUTIONS: &[(&str, &str)] = &[
@@ -69,6 +81,11 @@ pub(crate) const PREPARATIONS: &[(&str, &str, &str)] = &[
         "helm install conch charts/conch --namespace conch-system --wait
         kubectl annotate deployment payments conch.rs/policy=default
         kubectl wait --for=create election/payments --timeout=60s",
+    ),
+    (
+        "docs/operating.md",
+        "kubectl exec deploy/payments -c conch -- /conch-sidecar status",
+        "kubectl rollout status deployment payments --timeout=120s",
     ),
     ("e2e/cluster/README.md", "conch-cluster logs kubelet-1", "conch-cluster up"),
     ("e2e/cluster/README.md", "CONCH_CGROUP_PARENT=/some/group conch-cluster up", "conch-cluster down"),

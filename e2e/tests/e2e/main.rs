@@ -1,4 +1,5 @@
-//! Conch on a real cluster. Run by `make test`, one test at a time: they share the cluster, and some break it.
+//! Conch on a real cluster. Run by `make test`: `election`, `injection` and `policies`, which have a namespace for each test,
+//! side by side; the others one at a time, because they break what all of them share.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 

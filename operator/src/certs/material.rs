@@ -254,10 +254,11 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
 
-        /// Two years; replicas that look at different times and whose writes fail for a while; an API server that hears
-        /// of a bundle one step late.
+        /// Two years; replicas that look at different times and whose writes fail, at most 49 of 50 times: if none
+        /// succeeds until the authority ends, nothing can be trusted. The API server hears of a bundle one step late.
         #[test]
-        fn the_api_server_always_trusts_what_any_replica_serves(failures in vec(prop::bool::weighted(0.3), 1..50), offset in 0..3_usize) {
+        fn the_api_server_always_trusts_what_any_replica_serves(failures in vec(prop::bool::weighted(0.3), 0..50), offset in 0..3_usize) {
+            let failures = [failures, vec![false]].concat();
             const STEP: i64 = 12 * 3_600;
             let lifetimes = Lifetimes { publication: Duration::from_hours(24), ..Lifetimes::default() };
             let (mut secret, mut bundle, mut replicas) = (None, Vec::new(), [Replica::default(), Replica::default()]);
@@ -278,7 +279,7 @@ mod tests {
                 }
                 authorities.insert(secret.as_ref().unwrap()["ca.crt"].0.clone());
             }
-            prop_assert!(failures.iter().all(|failure| *failure) || authorities.len() >= 3, "{}", authorities.len());
+            prop_assert!(authorities.len() >= 3, "{}", authorities.len());
         }
     }
 }

@@ -75,9 +75,18 @@ pub struct Effect {
     /// Something that became worth telling.
     pub notice: Option<Notice>,
     /// A workload was touched for want of a stamp, or because of one that is left over.
-    pub touched: Option<Identity>,
+    pub touched: Option<Touched>,
     /// The status of the election was written, and is at this version.
     pub status: Option<(ElectionStatus, String)>,
+}
+
+/// That a workload was touched.
+#[derive(Debug)]
+pub struct Touched {
+    /// Which one.
+    pub workload: Identity,
+    /// What the API server said, if it refused.
+    pub refused: Option<String>,
 }
 
 /// Writes, as long as it may.
@@ -246,7 +255,8 @@ impl Writer {
         }
     }
 
-    /// A patch that changes nothing, so that the webhook sees the workload.
+    /// A patch that changes nothing, so that the webhook sees the workload. That it is refused is something to tell, and no
+    /// reason to leave other things undone.
     async fn touch(
         &self,
         kind: WorkloadKind,
@@ -255,15 +265,24 @@ impl Writer {
     ) -> Result<Effect, ApplyError> {
         let patch = json!({"metadata": {"uid": workload.uid}});
         let after = match kind {
-            WorkloadKind::Deployment => Workload::of(self.merge::<Deployment>(&workload, &patch).await?),
-            WorkloadKind::StatefulSet => Workload::of(self.merge::<StatefulSet>(&workload, &patch).await?),
-            WorkloadKind::DaemonSet => Workload::of(self.merge::<DaemonSet>(&workload, &patch).await?),
+            WorkloadKind::Deployment => self.merge::<Deployment>(&workload, &patch).await.map(Workload::of),
+            WorkloadKind::StatefulSet => self.merge::<StatefulSet>(&workload, &patch).await.map(Workload::of),
+            WorkloadKind::DaemonSet => self.merge::<DaemonSet>(&workload, &patch).await.map(Workload::of),
+        };
+        let after = match after {
+            Ok(after) => after,
+            Err(ApplyError::Refused { message, .. }) => {
+                let touched = Some(Touched { workload, refused: Some(message) });
+                return Ok(Effect { touched, ..Effect::default() });
+            }
+            Err(error) => return Err(error),
         };
         let is_done = match notice.reason {
             EventReason::StampRemoved => after.is_none(),
             _ => after.is_some_and(|after| after.is_stamped()),
         };
-        Ok(Effect { notice: is_done.then_some(notice), touched: Some(workload), ..Effect::default() })
+        let touched = Some(Touched { workload, refused: None });
+        Ok(Effect { notice: is_done.then_some(notice), touched, ..Effect::default() })
     }
 
     fn api<K>(&self, namespace: Option<&str>) -> Api<K>

@@ -2,13 +2,14 @@
 
 use super::{
     ElectionKey, Key,
-    apply::{ApplyError, Effect, Writer},
+    apply::{ApplyError, Effect, Touched, Writer},
     knowledge::Copies,
     mark::Mark,
     metrics::{Metrics, PassKind, PassLabels, PassOutcome},
     observe::{
         ObjectKind, Observed, Touches,
         index::Index,
+        view::Identity,
         watch::{self, React, SharedIndex},
     },
     plan::{self, Plan, Write},
@@ -83,8 +84,15 @@ pub struct Controller {
 struct Memory {
     failures: HashMap<Key, u32>,
     foreign: HashMap<ElectionKey, BTreeMap<ObjectKind, Instant>>,
-    touched: HashMap<String, (u32, Instant)>,
+    touched: HashMap<String, Touch>,
     written: HashMap<ElectionKey, Written>,
+}
+
+/// How often a workload was touched in vain, when last, and what the API server said if it refused.
+struct Touch {
+    times: u32,
+    last: Instant,
+    refused: Option<String>,
 }
 
 /// The status that was written last, until the watch brings it back. What was said as Events is remembered in the status
@@ -321,15 +329,27 @@ impl Controller {
         {
             election.status.clone_from(&written.status);
         }
-        let touches = observed.claims.iter().filter_map(|claim| {
-            let (times, last) = memory.touched.get(&claim.identity.uid)?;
-            Some((claim.identity.uid.clone(), Touches { times: *times, ago: last.elapsed() }))
+        let touches = observed.claims.iter().chain(&observed.left_over).filter_map(|workload| {
+            let Touch { times, last, refused } = memory.touched.get(&workload.identity.uid)?;
+            let touches = Touches { times: *times, ago: last.elapsed(), refused: refused.clone() };
+            Some((workload.identity.uid.clone(), touches))
         });
         observed.touched = touches.collect();
     }
 
     async fn apply(&self, key: &Key, plan: Plan) -> Result<(), ApplyError> {
-        for write in plan.writes {
+        let (touches, others): (Vec<_>, Vec<_>) =
+            plan.writes.into_iter().partition(|write| matches!(write, Write::Touch { .. }));
+        self.write(key, others).await?;
+        // The status that was just written remembers that these were said.
+        for notice in &plan.notices {
+            self.publisher.publish(notice).await;
+        }
+        self.write(key, touches).await
+    }
+
+    async fn write(&self, key: &Key, writes: Vec<Write>) -> Result<(), ApplyError> {
+        for write in writes {
             let uid = match &write {
                 Write::ElectionStatus { election, .. } => election.uid.clone(),
                 _ => String::new(),
@@ -342,20 +362,27 @@ impl Controller {
                 let written = Written { uid, status, version, at: Instant::now() };
                 self.memory().written.insert(election.clone(), written);
             }
-            if let Some(workload) = touched {
-                let mut memory = self.memory();
-                memory.touched.retain(|_, (_, last)| last.elapsed() < 2 * plan::TOUCH_RETRY_MAX);
-                let (times, last) = memory.touched.entry(workload.uid).or_insert((0, Instant::now()));
-                (*times, *last) = (*times + 1, Instant::now());
+            if let Some(touched) = touched {
+                self.remember(key, touched);
             }
             if let Some(notice) = notice {
                 self.publisher.publish(&notice).await;
             }
         }
-        for notice in &plan.notices {
-            self.publisher.publish(notice).await;
-        }
         Ok(())
+    }
+
+    fn remember(&self, key: &Key, Touched { workload, refused }: Touched) {
+        if let Some(refused) = &refused {
+            let Identity { namespace, name, .. } = &workload;
+            tracing::warn!(namespace, name, refused, "the API server refuses a touch that changes nothing");
+            // The next pass says so in the status.
+            self.queue.add(key.clone(), Duration::ZERO);
+        }
+        let mut memory = self.memory();
+        memory.touched.retain(|_, touch| touch.last.elapsed() < 2 * plan::TOUCH_RETRY_MAX);
+        let times = memory.touched.get(&workload.uid).map_or(0, |touch| touch.times) + 1;
+        memory.touched.insert(workload.uid, Touch { times, last: Instant::now(), refused });
     }
 
     fn retry(&self, key: &Key, error: &ApplyError) {

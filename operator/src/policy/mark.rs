@@ -22,14 +22,23 @@ pub struct Mark {
 impl Mark {
     /// Is there something to say about this pod on this Lease?
     pub fn decide(lease: &Lease, pod: &Pod) -> Option<Self> {
+        Self::of(lease, pod, pod.deletion.as_ref()?.grace_seconds)
+    }
+
+    /// A pod that is gone before it was seen to end was deleted by force: whatever grace it had, it has none now, and SIGTERM
+    /// to its sidecar says nothing of its program any more.
+    pub fn withdraw(lease: &Lease, pod: &Pod) -> Option<Self> {
+        Self::of(lease, pod, 0)
+    }
+
+    fn of(lease: &Lease, pod: &Pod, grace_seconds: u32) -> Option<Self> {
         let holder = lease.holder.as_ref()?;
-        let deletion = pod.deletion.as_ref()?;
         if pod.identity.uid.is_empty() || holder.pod_uid != pod.identity.uid {
             return None;
         }
         let mark = PodDeletion {
             pod_uid: pod.identity.uid.clone(),
-            grace_seconds: deletion.grace_seconds,
+            grace_seconds,
             sidecar_image: pod.sidecar.as_ref().map(|sidecar| sidecar.image.clone()).unwrap_or_default(),
         };
         (lease.pod_deletion.as_ref() != Some(&mark)).then(|| Self {

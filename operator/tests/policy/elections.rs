@@ -4,13 +4,17 @@ use crate::cluster::{Cluster, wait_for};
 use conch_crds::{CoordinationPolicy, Election, names};
 use conch_operator::webhook::Knowledge;
 use k8s_openapi::api::{
+    admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
     apps::v1::Deployment,
     authorization::v1::SubjectAccessReview,
     coordination::v1::{Lease, LeaseSpec},
     core::v1::Pod,
     rbac::v1::{Role, RoleBinding},
 };
-use kube::{Api, ResourceExt, api::PostParams};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, PostParams},
+};
 use serde_json::json;
 use std::{
     sync::Arc,
@@ -166,6 +170,35 @@ async fn what_a_workload_gets_wrong_is_said_on_its_election() {
     assert!(reasons.iter().any(|(reason, _)| reason == "PolicyNotFound"), "{reasons:?}");
     let reasons = cluster.events("host").await;
     assert!(reasons.iter().any(|(reason, _)| reason == "InjectionRefused"), "{reasons:?}");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn what_the_api_server_answers_to_a_touch_that_it_refuses_is_said_on_the_election() {
+    let Some(cluster) = Cluster::new("refused").await else { return };
+    let _operator = cluster.operator().await;
+    let unstamped = json!({"spec": {"template": {"metadata": {"labels": {names::ELECTION_LABEL: null}}}}});
+    cluster.deployment("refused", "default", None).await;
+    cluster.merge::<Deployment>("refused", unstamped).await;
+    let rule = json!({"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["deployments"]});
+    let here = json!({"matchLabels": {"kubernetes.io/metadata.name": cluster.namespace}});
+    let policy = json!({"metadata": {"name": cluster.namespace}, "spec": {
+        "matchConstraints": {"resourceRules": [rule], "namespaceSelector": here},
+        "validations": [{"expression": "false", "message": "nothing is changed here"}]}});
+    let binding = json!({"metadata": {"name": cluster.namespace}, "spec": {
+        "policyName": cluster.namespace, "validationActions": ["Deny"]}});
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(cluster.client.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(cluster.client.clone());
+    policies.create(&PostParams::default(), &serde_json::from_value(policy).unwrap()).await.unwrap();
+    bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+    // The touches before the API server knows of the policy change nothing, because no webhook answers.
+    wait_for("refusal", async || {
+        let message = cluster.wait_for_reason("refused", "Injected", "NotStamped").await;
+        (message.contains("nothing is changed here") && message.contains("Write the workload")).then_some(())
+    })
+    .await;
+    policies.delete(&cluster.namespace, &DeleteParams::default()).await.unwrap();
+    bindings.delete(&cluster.namespace, &DeleteParams::default()).await.unwrap();
     cluster.end().await;
 }
 

@@ -32,8 +32,8 @@ pub struct Config {
     pub timing: Timing,
     /// The longest lease that any living candidate may count with, e.g. while a rollout lowers it.
     pub longest_lease: Duration,
-    /// Added to each fence to give the token.
-    pub fencing_offset: u128,
+    /// Added to each fence to give the token, unless a record with a higher one was seen.
+    pub fencing_offset: u64,
 }
 
 /// A candidate of one election.
@@ -184,6 +184,9 @@ impl Elector {
     pub fn poll_timeout(&self, now: Moment) -> Option<Duration> {
         let expiry = match &self.role {
             Role::Leading(term) => Some(term.validity.surely_left(now)),
+            Role::Following if self.terminating => {
+                Some(self.acquiring_for(now)).filter(|left| !left.is_zero())
+            }
             _ => None,
         };
         [self.due_in(now), expiry].into_iter().flatten().min()
@@ -196,12 +199,21 @@ impl Elector {
 
     /// After [`Input::Terminate`]: nothing is left to do, the process may exit. Until then it should go on as long as it
     /// is let.
-    pub fn is_done(&self, _now: Moment) -> bool {
-        let acquiring = |attempt: &Attempt| matches!(attempt.purpose, Purpose::Acquire { .. });
+    pub fn is_done(&self, now: Moment) -> bool {
         self.terminating
             && matches!(self.role, Role::Following | Role::HistoryLost)
             && !matches!(self.in_flight, Some(InFlight::Write(_)))
-            && !self.unsettled.iter().any(acquiring)
+            && self.acquiring_for(now).is_zero()
+    }
+
+    /// For how long a write of unknown outcome may yet give this process a term that it has to release. One that lands after
+    /// its validity gives none.
+    fn acquiring_for(&self, now: Moment) -> Duration {
+        let acquiring =
+            self.unsettled.iter().filter(|attempt| matches!(attempt.purpose, Purpose::Acquire { .. }));
+        let left =
+            |attempt: &Attempt| Span::new(attempt.sent, self.config.timing.validity()).surely_left(now);
+        acquiring.map(left).max().unwrap_or_default()
     }
 
     /// In how long [`Self::poll_action`] has something to do, if nothing comes in before. `None`: not by waiting.
@@ -299,15 +311,20 @@ impl Elector {
         };
         if matches!(purpose, Purpose::Acquire { reacquired: true, .. }) {
             // The earlier process may have promised the most that the policy allows, a moment before it died.
-            self.inherited = Some(self.standing(now, self.config.timing.max_promise()));
+            let timing = &self.config.timing;
+            self.inherited = Some(self.standing(now, timing.max_promise().min(timing.validity())));
         }
         Some(Attempt {
             purpose,
-            record: Record { write, transitions, claim },
+            record: Record { write, transitions, fencing_offset: self.fencing_offset(), claim },
             expected: self.register.version().cloned(),
             sent: now,
             fence_floor: self.highest_fence,
         })
+    }
+
+    fn fencing_offset(&self) -> u64 {
+        self.config.fencing_offset.max(self.memory.fencing_offset())
     }
 
     fn held(&self, term: WriteId, reacquired: bool) -> Claim {

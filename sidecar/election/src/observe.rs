@@ -176,7 +176,7 @@ impl Elector {
         let Fence(fence) = written.fence.unwrap_or(Fence(u128::from(attempt.record.transitions)));
         Term {
             id: attempt.record.write,
-            token: Token(self.config.fencing_offset.saturating_add(fence)),
+            token: Token(u128::from(attempt.record.fencing_offset).saturating_add(fence)),
             transitions: attempt.record.transitions,
             acquired: attempt.sent,
             began: attempt.sent,

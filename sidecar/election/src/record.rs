@@ -36,6 +36,9 @@ pub struct Record {
     pub write: WriteId,
     /// Counts the terms of this register, for people and to recognise a record that was put back.
     pub transitions: u32,
+    /// Added to the fence to give the token of a term. Never less than in any record that its writer has seen: candidates
+    /// may be configured with different ones while a rollout raises it.
+    pub fencing_offset: u64,
     /// Held or released.
     pub claim: Claim,
 }

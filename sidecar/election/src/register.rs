@@ -33,6 +33,8 @@ pub(crate) struct Observation {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Memory {
     longest_lease: Duration,
+    /// The highest in any record.
+    fencing_offset: u64,
     latest_term: Option<(u32, TermId)>,
     /// A candidate's record was seen, in whatever incarnation.
     candidate_seen: bool,
@@ -135,6 +137,11 @@ impl Register {
 }
 
 impl Memory {
+    /// The highest that any record had.
+    pub(crate) fn fencing_offset(&self) -> u64 {
+        self.fencing_offset
+    }
+
     /// Remembers what `stored` says of leases and terms. `incarnation` is the one known before.
     pub(crate) fn note(&mut self, stored: &Stored, incarnation: Option<&Incarnation>) {
         if incarnation != Some(&stored.incarnation) {
@@ -153,6 +160,7 @@ impl Memory {
         match &stored.content {
             Content::Record(record) => {
                 self.candidate_seen = true;
+                self.fencing_offset = self.fencing_offset.max(record.fencing_offset);
                 if let Claim::Held { lease, .. } = record.claim {
                     longest = longest.max(lease);
                 }

@@ -20,7 +20,7 @@ use axum::{
     routing::{get, post},
 };
 use conch_crds::duration::DurationText;
-use conch_election::Token;
+use conch_election::{Moment, Token};
 use refusal::Refusal;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
@@ -183,9 +183,44 @@ fn parse_token(token: &str) -> Result<Token, Refusal> {
     token.ok_or_else(|| Refusal::BadBody("\"token\" is no token.".to_owned()))
 }
 
-async fn pre_stop(State(sidecar): State<Arc<Sidecar>>) -> StatusCode {
-    sidecar.pre_stop();
-    StatusCode::NO_CONTENT
+/// The query of [`PRE_STOP`]: what the clocks said when the kubelet ran the command, in nanoseconds.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "units are in names")]
+pub(crate) struct Called {
+    boottime_ns: u64,
+    monotonic_ns: u64,
+    monotonic_raw_ns: u64,
+}
+
+impl From<Moment> for Called {
+    fn from(Moment { boottime, monotonic, monotonic_raw }: Moment) -> Self {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            boottime_ns: nanoseconds(boottime),
+            monotonic_ns: nanoseconds(monotonic),
+            monotonic_raw_ns: nanoseconds(monotonic_raw),
+        }
+    }
+}
+
+impl From<Called> for Moment {
+    fn from(called: Called) -> Self {
+        Self {
+            boottime: Duration::from_nanos(called.boottime_ns),
+            monotonic: Duration::from_nanos(called.monotonic_ns),
+            monotonic_raw: Duration::from_nanos(called.monotonic_raw_ns),
+        }
+    }
+}
+
+async fn pre_stop(
+    State(sidecar): State<Arc<Sidecar>>,
+    query: Result<Query<Called>, QueryRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Query(called) = query.map_err(|rejection| Refusal::BadQuery(rejection.body_text()))?;
+    sidecar.pre_stop(called.into());
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {

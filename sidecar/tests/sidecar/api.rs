@@ -98,7 +98,7 @@ async fn wait_ends_when_the_pod_is_about_to_end() {
     first.lead().await;
     let announced = async {
         sleep(Duration::from_millis(50)).await;
-        second.sidecar.pre_stop();
+        second.sidecar.pre_stop(conch_stores::clock::now());
     };
     let began = Instant::now();
     let (answer, ()) = tokio::join!(second.get("/v1/leader?wait=60s"), announced);

@@ -12,7 +12,7 @@ async fn sigterm_with_proof_hands_over_at_once_and_without_it_after_every_promis
         let pod = pod();
         let other = pod_of(pod.store.candidate(), 2);
         pod.lead().await;
-        pod.sidecar.pre_stop();
+        pod.sidecar.pre_stop(conch_stores::clock::now());
         if proven {
             pod.sidecar.note(Sign::Deletion(
                 conch_stores::clock::now(),
@@ -39,7 +39,7 @@ async fn a_follower_that_is_about_to_end_takes_no_lead() {
     let second = pod_of(first.store.candidate(), 2);
     let token = first.lead().await;
     second.get("/v1/leader").await;
-    second.sidecar.pre_stop();
+    second.sidecar.pre_stop(conch_stores::clock::now());
     assert_eq!(first.resign(&format!(r#"{{"token":"{token}"}}"#)).await.status, StatusCode::OK);
     sleep(Duration::from_millis(200)).await;
     second.get("/v1/leader").await;
@@ -51,7 +51,7 @@ async fn a_follower_that_is_about_to_end_takes_no_lead() {
 async fn a_leader_that_resigns_because_it_is_about_to_end_does_not_come_back() {
     let pod = pod();
     let token = pod.lead().await;
-    pod.sidecar.pre_stop();
+    pod.sidecar.pre_stop(conch_stores::clock::now());
     assert_eq!(pod.get("/v1/leader").await.status, StatusCode::OK);
     assert_eq!(
         pod.resign(&format!(r#"{{"token":"{token}","coolDown":"1ms"}}"#)).await.status,

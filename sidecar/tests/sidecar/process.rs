@@ -34,7 +34,7 @@ fn a_pod_that_is_deleted_hands_over_when_its_program_has_exited() {
     let (mut first, second) = (election.start("first"), election.start("second"));
     first.lead();
     assert!(first.run("prestop").status.success());
-    election.mark_deletion("first");
+    election.mark_deletion("first", 30);
     let answer = first.lead();
     assert_eq!((&answer["leader"], &answer["terminating"]), (&true.into(), &true.into()));
     std::thread::sleep(Duration::from_millis(200));
@@ -42,6 +42,30 @@ fn a_pod_that_is_deleted_hands_over_when_its_program_has_exited() {
     first.signal(Signal::TERM);
     assert_eq!(second.lead()["leader"], true);
     assert!(exited.elapsed() < SOON, "{:?}", exited.elapsed());
+    assert!(first.ends_within(END).success());
+}
+
+/// The kubelet sends SIGTERM because the grace is over. The sidecar stood still when the end was announced.
+#[test]
+fn a_sidecar_that_stood_still_at_the_beginning_of_the_end_knows_how_long_ago_that_was() {
+    let Some(election) = Election::new() else { return };
+    let (mut first, second) = (election.start("first"), election.start("second"));
+    first.lead();
+    first.signal(Signal::STOP);
+    std::thread::scope(|scope| {
+        // It gets no answer in time; its request is read later.
+        scope.spawn(|| first.run("prestop"));
+        std::thread::sleep(Duration::from_millis(200));
+        election.mark_deletion("first", 5);
+        std::thread::sleep(Duration::from_millis(2_200));
+        first.signal(Signal::CONT);
+    });
+    while first.get("/v1/status").1["terminating"] == false {}
+    let promised = Instant::now();
+    assert_eq!(first.get("/v1/leader").0, 200);
+    first.signal(Signal::TERM);
+    assert_eq!(second.lead()["leader"], true);
+    assert!(promised.elapsed() >= MAX_PROMISE + STOP_GRACE, "{:?}", promised.elapsed());
     assert!(first.ends_within(END).success());
 }
 
@@ -175,7 +199,7 @@ fn what_the_operator_saw_counts_even_if_it_says_so_after_sigterm() {
     first.signal(Signal::TERM);
     std::thread::sleep(Duration::from_millis(100));
     let said = Instant::now();
-    election.mark_deletion("first");
+    election.mark_deletion("first", 30);
     onlooker.until(true);
     assert!(said.elapsed() < SOON, "{:?}", said.elapsed());
     assert!(first.ends_within(END).success());

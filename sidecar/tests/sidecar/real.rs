@@ -89,8 +89,9 @@ impl Election {
     }
 
     /// What the operator writes when it sees that this pod is being deleted.
-    pub(crate) fn mark_deletion(&self, pod: &str) {
-        let deletion = json!({ "podUid": format!("uid-{pod}"), "graceSeconds": 30, "sidecarImage": IMAGE });
+    pub(crate) fn mark_deletion(&self, pod: &str, grace_seconds: u32) {
+        let pod_uid = format!("uid-{pod}");
+        let deletion = json!({ "podUid": pod_uid, "graceSeconds": grace_seconds, "sidecarImage": IMAGE });
         let patch =
             json!({ "metadata": { "annotations": { "conch.rs/pod-deletion": deletion.to_string() } } });
         let (leases, parameters) = (self.leases(), PatchParams::default());

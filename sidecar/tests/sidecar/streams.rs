@@ -83,7 +83,7 @@ async fn streams_tell_of_the_announced_end_and_of_the_lost_lead_at_once() {
     let pod = pod();
     let mut events = pod.stream("/v1/lead").await;
     events.until(true).await;
-    pod.sidecar.pre_stop();
+    pod.sidecar.pre_stop(conch_stores::clock::now());
     loop {
         let (_, data) = events.next().await;
         assert_eq!(data["leader"], true, "the leader goes on leading until SIGTERM");

@@ -1,7 +1,11 @@
 //! The power of the leader's node is cut.
 
-use anyhow::Result;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 use conch_e2e::{Candidate, Environment, Namespace};
+use jiff::Timestamp;
 
 use super::{ELECTIONS, Rounds, judge};
 use crate::contender::{MEASURING, Timing};
@@ -20,6 +24,11 @@ pub(crate) fn run(environment: &Environment, side: &mut Side, rounds: Rounds, ti
     for round in 1..=rounds.power_cuts {
         let (node, led) = busiest_node(&elections)?;
         let cluster = elections[0].first().cluster();
+        if let Some((election, _)) = led.first() {
+            let halves = u32::try_from(2 * round - 1)?;
+            let phase = timing.renew_interval() * halves / (2 * u32::try_from(rounds.power_cuts)?);
+            wait_phase(election, timing.renew_interval(), phase)?;
+        }
         let event = conch_probe::now();
         cluster.kill_node(node)?;
         for (election, leader) in led {
@@ -36,6 +45,19 @@ pub(crate) fn run(environment: &Environment, side: &mut Side, rounds: Rounds, ti
         wait_complete(&elections)?;
     }
     judge(side, scenario, &elections)
+}
+
+/// Waits until the leader's last renewal is this long ago. How long its lease still counts depends on
+/// that: cuts that are spread evenly over it make a fair median, however few they are.
+fn wait_phase(election: &Election<'_>, interval: Duration, phase: Duration) -> Result<()> {
+    let probes = election.first();
+    let lease = probes.namespace.get(&["lease", &probes.lease()])?;
+    let renewed = lease["spec"]["renewTime"].as_str().context("a held Lease has no renewTime")?;
+    let renewed: Timestamp = renewed.parse().context("a renewTime that cannot be read")?;
+    let since = Duration::try_from(Timestamp::now().duration_since(renewed)).unwrap_or_default();
+    let wait = (phase.as_secs_f64() - since.as_secs_f64()).rem_euclid(interval.as_secs_f64());
+    thread::sleep(Duration::from_secs_f64(wait));
+    Ok(())
 }
 
 /// The node with the most leaders, and these.

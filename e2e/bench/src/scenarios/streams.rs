@@ -1,4 +1,4 @@
-//! Programs that hold Conch's stream give the lead away, or die. client-go's sidecar offers neither: nobody can resign, and
+//! Programs that hold Conch's stream give the lead away, die, or are asked to end. client-go's sidecar offers neither: nobody can resign, and
 //! nobody notices that the program died.
 
 use std::fs;
@@ -30,6 +30,7 @@ enum Event {
     Resign,
     Close,
     Crash,
+    Delete,
 }
 
 pub(crate) fn run(environment: &Environment, side: &mut Side, rounds: Rounds) -> Result<()> {
@@ -42,7 +43,7 @@ pub(crate) fn run(environment: &Environment, side: &mut Side, rounds: Rounds) ->
     namespace.apply(manifest)?;
     namespace.wait_rolled_out(probes.reference())?;
     let mut deaths = Vec::new();
-    for event in [Event::Resign, Event::Close, Event::Crash] {
+    for event in [Event::Resign, Event::Close, Event::Crash, Event::Delete] {
         for round in 1..=rounds.streams {
             wait_settled(&probes)?;
             let leader = probes.leader()?;
@@ -53,6 +54,7 @@ pub(crate) fn run(environment: &Environment, side: &mut Side, rounds: Rounds) ->
                 Event::Resign => side.streams.resigned.add(time),
                 Event::Close => side.streams.closed.add(time),
                 Event::Crash => side.streams.crashed.add(time),
+                Event::Delete => side.streams.deleted.add(time),
             }
         }
     }
@@ -81,6 +83,10 @@ fn cause(
             probes.signal(leader, CONTAINER, Signal::KILL)?;
             deaths.push((pod(leader), wait_dead(&processes)?));
             return Ok(before);
+        }
+        Event::Delete => {
+            probes.namespace.kubectl(&["delete", "pod", &leader.name, "--wait=false"])?;
+            return Ok(probes.wait_exit(leader, LIMIT)?);
         }
     }
     Ok(Tools::wait_for("resignation", LIMIT, || {

@@ -258,13 +258,17 @@ impl Index {
             let policy = pod.policy.as_ref().map(|policy| PolicyKey::new(&pod.identity.namespace, policy));
             reaction.keys.extend(policy.map(Key::Policy));
         }
-        if let Some(pod) = &change.after
-            && let Some(election) = &pod.election
-            && let Some(lease) = self.leases.get(&pod.identity.namespace, &names::object_name(election))
-        {
-            reaction.marks.extend(Mark::decide(&lease.view, pod));
-        }
+        reaction.marks.extend(
+            vanished(change).and_then(|pod| Mark::withdraw(&self.lease_of(pod)?.view, pod)).or_else(|| {
+                let pod = change.after.as_ref()?;
+                Mark::decide(&self.lease_of(pod)?.view, pod)
+            }),
+        );
         reaction
+    }
+
+    fn lease_of(&self, pod: &Pod) -> Option<&Entry<Lease>> {
+        self.leases.get(&pod.identity.namespace, &names::object_name(pod.election.as_ref()?))
     }
 
     pub(super) fn on_lease(&mut self, change: &Change<Lease>) -> Reaction {

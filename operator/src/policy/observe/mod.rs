@@ -67,12 +67,14 @@ pub struct Observed {
 }
 
 /// How a workload was touched so that admission stamps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Touches {
     /// How often, in vain.
     pub times: u32,
     /// How long ago the last time was.
     pub ago: Duration,
+    /// What the API server said, if it refused the last one.
+    pub refused: Option<String>,
 }
 
 /// Everything that the status of one policy depends on.

@@ -240,6 +240,19 @@ async fn a_leaders_deleted_pod_is_marked_by_whichever_event_comes_last() {
 }
 
 #[tokio::test]
+async fn the_grace_of_a_pod_that_is_deleted_by_force_is_taken_back() {
+    let watched = Watched::new();
+    watched.leases(vec![Event::Apply(lease("1", &held_by("p")))]).await;
+    watched.pods(vec![Event::Apply(pod("p", &dying()))]).await;
+    let reactions = watched.pods(vec![Event::Delete(pod("p", &dying()))]).await;
+    assert_eq!(reactions[0].marks[0].deletion.grace_seconds, 0);
+    // One that has come to its end has nobody left to tell.
+    let ended = || pod("p", &json!({"status": {"phase": "Succeeded"}}));
+    watched.pods(vec![Event::Apply(ended())]).await;
+    assert!(watched.pods(vec![Event::Delete(ended())]).await[0].marks.is_empty());
+}
+
+#[tokio::test]
 async fn a_mark_that_stands_is_not_written_again() {
     let watched = Watched::new();
     watched.pods(vec![Event::Apply(pod("p", &dying()))]).await;

@@ -135,7 +135,6 @@ pub fn plan(observed: &Observed) -> Plan {
     }
     plan.create_default_policy(observed, &policies, &claims);
     plan.writes.extend(objects::writes(observed, &claims));
-    plan.touch(observed, &claims);
     if let Some(left) = observed.longest_lease.and_then(|longest| longest.left) {
         plan.look_again(left);
     }
@@ -148,6 +147,8 @@ pub fn plan(observed: &Observed) -> Plan {
             plan.writes.push(Write::ElectionStatus { election, status: Box::new(verdict.status) });
         }
     }
+    // Last: whatever comes of it, everything else is done.
+    plan.touch(observed, &claims);
     if !observed.foreign.is_empty() {
         plan.look_again(RETRY);
     }

@@ -196,15 +196,26 @@ fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, m
         return finding(ConditionStatus::False, reason, sentence);
     }
     if let Some(workload) = claims.unstamped().next() {
-        let message = format!(
-            "The pod template of {} carries no stamp yet: is the webhook of the operator reachable?",
-            title(workload)
-        );
+        let refused =
+            observed.touched.get(&workload.identity.uid).and_then(|touches| touches.refused.as_ref());
+        let message = match refused {
+            None => format!(
+                "The pod template of {} carries no stamp yet: is the webhook of the operator reachable?",
+                title(workload)
+            ),
+            Some(refused) => format!(
+                "The pod template of {} carries no stamp, and the API server refuses the operator's attempt to get one: {refused}. \
+                 Another webhook may change the pod template in the same request. Write the workload yourself, for instance its \
+                 annotation {} once more.",
+                title(workload),
+                names::POLICY
+            ),
+        };
         return finding(ConditionStatus::False, Reason::NotStamped, message);
     }
     if missing > 0 {
         let message = format!(
-            "{missing} of {} pods have no sidecar: they were made while the operator could not be reached; replace them.",
+            "{missing} of {} pods have no sidecar, because nobody injected it when they were made: was the operator away? Replace them.",
             observed.pods.len()
         );
         return finding(ConditionStatus::False, Reason::SidecarMissing, message);
@@ -212,7 +223,11 @@ fn injected(observed: &Observed, policies: &Policies<'_>, claims: &Claims<'_>, m
     if observed.pods.is_empty() {
         return finding(ConditionStatus::Unknown, Reason::NoPods, "There are no pods.".to_owned());
     }
-    finding(ConditionStatus::True, Reason::AllInjected, "Every pod has its sidecar.".to_owned())
+    finding(
+        ConditionStatus::True,
+        Reason::AllInjected,
+        "Every pod of the stamped template has its sidecar.".to_owned(),
+    )
 }
 
 /// Why no pod of this template can have its sidecar, by the same decision that admission makes.

@@ -188,8 +188,12 @@ fn none() -> Version {
 /// What a candidate is told that takes a missing or cleared record for a free one.
 fn as_if_free(found: Option<Stored>) -> Stored {
     let write = conch_election::WriteId { nonce: Nonce(u128::MAX), sequence: 0 };
-    let released =
-        Content::Record(Record { write, transitions: 1_000, claim: Claim::Released { term: write } });
+    let released = Content::Record(Record {
+        write,
+        transitions: 1_000,
+        fencing_offset: 0,
+        claim: Claim::Released { term: write },
+    });
     match found {
         None => Stored {
             version: none(),

@@ -227,6 +227,7 @@ fn a_release_is_believed_only_for_the_latest_term() {
         register.put(Content::Record(Record {
             write: old,
             transitions,
+            fencing_offset: 0,
             claim: Claim::Released { term: old },
         }));
         register.tell(&mut elector, at(100));
@@ -236,7 +237,12 @@ fn a_release_is_believed_only_for_the_latest_term() {
     // The last holder's own word counts.
     let term = WriteId { nonce: Nonce(1), sequence: 1 };
     let release = WriteId { nonce: Nonce(1), sequence: 2 };
-    register.put(Content::Record(Record { write: release, transitions: 7, claim: Claim::Released { term } }));
+    register.put(Content::Record(Record {
+        write: release,
+        transitions: 7,
+        fencing_offset: 0,
+        claim: Claim::Released { term },
+    }));
     register.tell(&mut elector, at(300));
     register.run_until(&mut elector, 300, 300 + JITTER_MS);
     assert!(elector.leads(at(300 + JITTER_MS)));
@@ -264,7 +270,12 @@ fn a_candidate_that_comes_late_for_one_term_is_not_late_for_all() {
     for transitions in 1..50 {
         let term = WriteId { nonce: Nonce(1), sequence: u64::from(transitions) };
         let mut register = Register { fence: u128::from(transitions), ..Register::default() };
-        register.put(Content::Record(Record { write: term, transitions, claim: Claim::Released { term } }));
+        register.put(Content::Record(Record {
+            write: term,
+            transitions,
+            fencing_offset: 0,
+            claim: Claim::Released { term },
+        }));
         register.tell(&mut elector, at(0));
         waits.insert(elector.poll_timeout(at(0)));
     }
@@ -307,6 +318,7 @@ fn a_release_from_a_backup_in_a_new_object_frees_nothing_for_who_saw_a_later_ter
     register.put(Content::Record(Record {
         write: old,
         transitions: 5,
+        fencing_offset: 0,
         claim: Claim::Released { term: old },
     }));
     register.tell(&mut elector, at(100));

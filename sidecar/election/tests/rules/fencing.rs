@@ -25,6 +25,33 @@ fn tokens_rise_through_deletion_of_the_record() {
     assert!(token(&mut second, 16_020).unwrap() > before);
 }
 
+/// A rollout raises the offset: a new pod leads first, then one that was started with the old offset.
+#[test]
+fn a_candidate_with_a_lower_offset_goes_by_the_highest_in_any_record() {
+    let mut register = Register::fresh();
+    let mut new = willing(Config { fencing_offset: 1_000_000, ..config(1) });
+    register.run_until(&mut new, 0, 20);
+    let first = token(&mut new, 20).unwrap();
+    new.resign(at(30), first, None).unwrap();
+    register.run(&mut new, at(30));
+    let mut old = candidate(2);
+    register.run_until(&mut old, 40, 60);
+    let second = token(&mut old, 60).unwrap();
+    assert!(second > first, "{first} {second}");
+    // The record is made anew by the old one, and taken over by another old one that never saw the first.
+    register.delete();
+    register.tell(&mut old, at(70));
+    let created = (70..100).find(|now| {
+        register.run(&mut old, at(*now));
+        register.stored.is_some()
+    });
+    let mut third = candidate(3);
+    let (seen, end) = (created.unwrap(), created.unwrap() + 15_020);
+    register.run_until(&mut third, seen, end);
+    let last = token(&mut third, end).unwrap();
+    assert!(last > second, "{second} {last}");
+}
+
 #[test]
 fn the_order_of_printed_tokens_is_their_order() {
     assert!(Token(9).to_string() < Token(10).to_string());

@@ -83,7 +83,8 @@ fn the_release_waits_for_the_latest_promise() {
 #[test]
 fn a_shorter_promise_does_not_shorten_a_longer_one() {
     let (_, mut register) = leader();
-    // The sidecar is started again: what its predecessor promised, up to 20 s, is longer than anything that it may promise.
+    // The sidecar is started again: what its predecessor may have promised, up to its validity, is longer than anything that
+    // it may promise.
     let timing = Timing::new(LEASE, ms(2_000), GRACE, ms(20_000)).unwrap();
     let identity = Identity { nonce: Nonce(77), ..identity(1) };
     let mut elector = willing(Config { identity, timing, ..config(1) });
@@ -91,7 +92,8 @@ fn a_shorter_promise_does_not_shorten_a_longer_one() {
     let short = elector.answer(at(1_100)).promise.unwrap().valid_for;
     assert!(short < ms(11_000), "{short:?}");
     elector.handle(at(1_200), Input::Terminate);
-    let end = 1_000 + 20_000 * 100 / 89 + 3_000;
+    let validity = u64::try_from(timing.validity().as_millis()).unwrap();
+    let end = 1_000 + validity * 100 / 89 + 3_000;
     register.run_until(&mut elector, 1_200, end);
     assert!(!released(&register), "what the first process promised is not over");
     register.run_until(&mut elector, end, end + 100);

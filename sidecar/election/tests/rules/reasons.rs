@@ -99,6 +99,24 @@ fn a_process_that_ended_its_work_wants_nothing_more() {
 }
 
 #[test]
+fn a_process_that_ends_waits_for_a_write_that_may_make_it_lead_and_no_longer() {
+    let mut register = Register::fresh();
+    let mut elector = candidate(1);
+    register.run(&mut elector, at(0));
+    let (sent, _) = first_sent(&mut elector);
+    elector.handle(at(sent + 10), Input::Terminate);
+    elector.handle(at(sent + 20), Input::Written(Err(WriteError::Failed(timeout()))));
+    register.run(&mut elector, at(sent + 30));
+    assert!(!elector.is_done(at(sent + 30)), "it may land yet");
+    let validity = timing().validity();
+    let left = elector.poll_timeout(at(sent + 30)).unwrap();
+    assert_eq!(left + ms(30), validity, "the driver is woken to end");
+    let end = sent + u64::try_from(validity.as_micros().div_ceil(1_000)).unwrap();
+    assert!(!elector.is_done(at(end - 1)));
+    assert!(elector.is_done(at(end)));
+}
+
+#[test]
 fn a_process_that_is_told_to_end_before_it_began_asks_the_store_nothing() {
     let mut elector = candidate(1);
     elector.handle(at(0), Input::Terminate);

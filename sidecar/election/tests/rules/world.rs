@@ -203,7 +203,7 @@ pub(crate) fn unavailable() -> Failure {
 pub(crate) fn held_by(number: u8, transitions: u32, lease: Duration) -> Content {
     let write = conch_election::WriteId { nonce: Nonce(u128::from(number)), sequence: 1 };
     let claim = Claim::Held { holder: identity(number), term: write, lease, reacquired: false };
-    Content::Record(Record { write, transitions, claim })
+    Content::Record(Record { write, transitions, fencing_offset: 0, claim })
 }
 
 pub(crate) fn unknown(holder: &str) -> Content {

@@ -225,7 +225,7 @@ mod tests {
         let write = WriteId { nonce: Nonce(pod as u128), sequence: 1 };
         let holder = Identity { pod: String::new(), pod_uid: pod.to_string(), nonce: write.nonce };
         let claim = Claim::Held { holder, term: write, lease: LEASE, reacquired: false };
-        Record { write, transitions: 1, claim }
+        Record { write, transitions: 1, fencing_offset: 0, claim }
     }
 
     #[test]

@@ -44,6 +44,8 @@ struct Note {
     lease_uid: Option<String>,
     write: String,
     transitions: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    fencing_offset: u64,
     claim: NotedClaim,
 }
 
@@ -262,6 +264,11 @@ fn uid(object: &DynamicObject) -> Option<&str> {
     object.metadata.uid.as_deref().filter(|uid| !uid.is_empty())
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 fn is_coordinated(spec: &Value) -> bool {
     !spec["strategy"].is_null() || !spec["preferredHolder"].is_null()
 }
@@ -282,6 +289,7 @@ impl Note {
             lease_uid: uid.map(str::to_owned),
             write: record.write.to_string(),
             transitions: record.transitions,
+            fencing_offset: record.fencing_offset,
             claim: match &record.claim {
                 Claim::Held { holder, term, lease, reacquired } => NotedClaim::Held {
                     holder: holder.to_string(),
@@ -309,7 +317,8 @@ impl Note {
             NotedClaim::Released { term } => Claim::Released { term: parse_write_id(&term)? },
             NotedClaim::Vacant => Claim::Vacant,
         };
-        Some(Record { write: parse_write_id(&self.write)?, transitions: self.transitions, claim })
+        let Self { transitions, fencing_offset, .. } = self;
+        Some(Record { write: parse_write_id(&self.write)?, transitions, fencing_offset, claim })
     }
 }
 

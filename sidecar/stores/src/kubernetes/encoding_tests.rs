@@ -28,6 +28,7 @@ fn held() -> Record {
     Record {
         write: WriteId { nonce, sequence: 9 },
         transitions: 3,
+        fencing_offset: 0,
         claim: Claim::Held {
             holder: Identity { pod: "payments-7c9-x2x".into(), pod_uid: "4f1c-8d".into(), nonce },
             term: WriteId { nonce, sequence: 2 },
@@ -41,6 +42,7 @@ fn released(term: TermId) -> Record {
     Record {
         write: WriteId { nonce: Nonce(0xabc), sequence: 10 },
         transitions: 3,
+        fencing_offset: 0,
         claim: Claim::Released { term },
     }
 }
@@ -63,10 +65,9 @@ fn assert_unknown(object: &DynamicObject, why: &str) -> Unknown {
 
 #[test]
 fn the_lease_of_a_record_is_read_whatever_the_fields_say() {
-    let note = |record: &Record| annotations(&written(record))[names::RECORD].clone();
-    assert_eq!(held_lease(&note(&held())), Some(Duration::from_secs(15)));
-    assert_eq!(held_lease(&note(&released(WriteId { nonce: Nonce(0xabc), sequence: 2 }))), None);
-    assert_eq!(held_lease("15"), None);
+    let noted = |record: &Record| held_lease(&annotations(&written(record))[names::RECORD]);
+    let end = released(WriteId { nonce: Nonce(0xabc), sequence: 2 });
+    assert_eq!((noted(&held()), noted(&end)), (Some(Duration::from_secs(15)), None));
 }
 
 #[test]

@@ -108,6 +108,11 @@ fn records() -> Vec<Record> {
     let holder = Identity { pod: "payments-7c9-x2x".to_owned(), pod_uid: "4f1c-8d".to_owned(), nonce };
     let held = Claim::Held { holder, term, lease: Duration::from_secs(15), reacquired: false };
     [held, Claim::Released { term }, Claim::Vacant]
-        .map(|claim| Record { write: WriteId { nonce, sequence: 9 }, transitions: 3, claim })
+        .map(|claim| Record {
+            write: WriteId { nonce, sequence: 9 },
+            transitions: 3,
+            fencing_offset: 0,
+            claim,
+        })
         .into()
 }

@@ -97,7 +97,7 @@ mod tests {
             fence: None,
             deleting: false,
             longest_lease: None,
-            content: Content::Record(Record { write, transitions: 0, claim }),
+            content: Content::Record(Record { write, transitions: 0, fencing_offset: 0, claim }),
         }
     }
 

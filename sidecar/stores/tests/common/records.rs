@@ -7,9 +7,9 @@ use std::time::Duration;
 /// With names of pods, and UIDs, of these forms.
 pub(crate) fn records(pod: &'static str, pod_uid: &'static str) -> impl Strategy<Value = Record> {
     let lease = 1..=LEASE_MAX.as_secs();
-    let ids = (any::<u128>(), any::<u64>(), any::<u64>(), any::<u32>());
+    let ids = (any::<u128>(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>());
     (ids, lease, pod, pod_uid, 0..4_u8).prop_map(
-        |((nonce, sequence, acquired, transitions), lease, pod, pod_uid, shape)| {
+        |((nonce, sequence, acquired, transitions, fencing_offset), lease, pod, pod_uid, shape)| {
             let nonce = Nonce(nonce);
             let term = WriteId { nonce, sequence: acquired };
             let claim = match shape {
@@ -22,7 +22,7 @@ pub(crate) fn records(pod: &'static str, pod_uid: &'static str) -> impl Strategy
                     reacquired: shape == 2,
                 },
             };
-            Record { write: WriteId { nonce, sequence }, transitions, claim }
+            Record { write: WriteId { nonce, sequence }, transitions, fencing_offset, claim }
         },
     )
 }

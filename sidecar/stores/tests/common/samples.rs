@@ -12,6 +12,7 @@ pub(crate) fn held(nonce: u128, sequence: u64) -> Record {
     Record {
         write: WriteId { nonce, sequence },
         transitions: 0,
+        fencing_offset: 0,
         claim: Claim::Held {
             holder: Identity {
                 pod: "payments-7c9-x2x".to_owned(),

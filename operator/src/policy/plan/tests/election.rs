@@ -285,7 +285,7 @@ fn a_workload_without_stamp_is_touched_now_and_then_and_never_fought_over() {
     for (times, wait) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 30), (99, 30)] {
         let wait = Duration::from_secs(wait);
         let mut touched = |ago| {
-            world.touched.insert("uid-of-payments".to_owned(), Touches { times, ago });
+            world.touched.insert("uid-of-payments".to_owned(), Touches { times, ago, refused: None });
             world.plan()
         };
         let plan = touched(Duration::from_millis(500));
@@ -302,6 +302,26 @@ fn a_workload_without_stamp_is_touched_now_and_then_and_never_fought_over() {
     world.injection_disabled = false;
     world.claims = vec![deployment("payments", &optional)];
     assert!(!world.plan().writes.iter().any(|write| matches!(write, Write::Touch { .. })));
+}
+
+#[test]
+fn a_touch_that_is_refused_comes_after_the_status_and_is_said_in_it() {
+    let mut world = World::settled();
+    let unstamped = json!({"spec": {"template": {"metadata": {"labels": null}}}});
+    world.claims = vec![deployment("payments", &unstamped)];
+    let plan = world.plan();
+    let [.., Write::ElectionStatus { .. }, Write::Touch { .. }] = plan.writes.as_slice() else {
+        panic!("{plan:?}")
+    };
+    let refused = Some("policy conch-operator denied the request".to_owned());
+    let touches = Touches { times: 1, ago: Duration::ZERO, refused };
+    world.touched.insert("uid-of-payments".to_owned(), touches);
+    world.settle();
+    let (reason, message) = world.condition("Injected");
+    assert_eq!(reason, "NotStamped");
+    assert!(
+        message.contains("policy conch-operator denied") && message.contains("Write the workload yourself")
+    );
 }
 
 #[test]

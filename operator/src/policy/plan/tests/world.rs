@@ -154,7 +154,8 @@ impl World {
             Write::PatchLease { patch, .. } => self.patch_lease(patch),
             Write::Mark(mark) => self.patch_lease(&mark.patch().unwrap()),
             Write::Touch { workload, .. } => {
-                self.touched.insert(workload.uid.clone(), Touches { times: 1, ago: Duration::ZERO });
+                self.touched
+                    .insert(workload.uid.clone(), Touches { times: 1, ago: Duration::ZERO, refused: None });
                 for claim in &mut self.claims {
                     if claim.identity.uid == workload.uid {
                         claim.stamp.policy = Some(claim.policy.clone());
