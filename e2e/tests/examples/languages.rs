@@ -115,7 +115,7 @@ impl Example {
 }
 
 /// A program of this machine that is where containers can have it, by the name that no link of `/etc` is needed for.
-fn program_of_machine(name: &str) -> Option<PathBuf> {
+pub(crate) fn program_of_machine(name: &str) -> Option<PathBuf> {
     let found = PROGRAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(name));
     found
         .filter_map(|path| path.canonicalize().ok())

@@ -22,9 +22,9 @@ use crate::steps::{self, Step};
 
 const REPLICAS: usize = 3;
 /// A new leader must be there within the lease of 15 s, the default, and what a busy machine takes.
-const LEASE_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LEASE_LIMIT: Duration = Duration::from_secs(30);
 /// Less than a lease: the lead was given away.
-const HAND_OVER_LIMIT: Duration = Duration::from_secs(12);
+pub(crate) const HAND_OVER_LIMIT: Duration = Duration::from_secs(12);
 /// With all examples side by side on two cores.
 const START_LIMIT: Duration = Duration::from_mins(3);
 /// Of the machine, what a container gets to read: programs, libraries, and the settings of Debian's JDK.
@@ -32,7 +32,7 @@ const DIRECTORIES: &[&str] =
     &["/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/java-17-openjdk", "/etc/java-21-openjdk"];
 
 /// The cluster with Conch on it, prepared by the first test that asks.
-fn environment() -> &'static Environment {
+pub(crate) fn environment() -> &'static Environment {
     static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
     let prepare = || {
         let environment = Environment::open()?;
@@ -80,16 +80,18 @@ fn volume(path: &str) -> String {
     path.trim_start_matches('/').replace('/', "-")
 }
 
-/// Three pods that run one program, and the log of the resource that it writes to.
-struct Trio<'a> {
-    namespace: &'a Namespace<'a>,
-    log: PathBuf,
+/// The pods that run one program, and the log of the resource that it writes to.
+pub(crate) struct Team<'a> {
+    pub(crate) namespace: &'a Namespace<'a>,
+    /// Value of the label `app` on its pods.
+    pub(crate) app: &'static str,
+    pub(crate) log: PathBuf,
 }
 
-impl<'a> Trio<'a> {
+impl<'a> Team<'a> {
     /// Deploys what is in the directory, and waits for its first steps.
     fn start(namespace: &'a Namespace<'a>, example: Example, resource: &Resource, directory: &Path) -> Self {
-        let trio = Self { namespace, log: resource.start(namespace, directory) };
+        let team = Self { namespace, app: "worker", log: resource.start(namespace, directory) };
         let command = example.command(directory);
         let mut template = pod(container(&command, &resource.environment(), directory));
         template["metadata"] = json!({"labels": {"app": "worker"}});
@@ -100,12 +102,21 @@ impl<'a> Trio<'a> {
         });
         namespace.apply(deployment).unwrap();
         namespace.kubectl(&["rollout", "status", "deployment/worker", "--timeout=3m"]).unwrap();
-        trio.wait_steps("first steps", 0, START_LIMIT, |_| true);
-        trio
+        team.wait_first_steps();
+        team
     }
 
-    fn steps(&self) -> Vec<Step> {
+    pub(crate) fn steps(&self) -> Vec<Step> {
         steps::read(&self.log)
+    }
+
+    pub(crate) fn wait_first_steps(&self) {
+        self.wait_steps("first steps", 0, START_LIMIT, |_| true);
+    }
+
+    /// Waits for the steps of another pod, and returns how long after `event` the first one was.
+    pub(crate) fn wait_successor(&self, worker: &Worker<'_>, event: u64, limit: Duration) -> Duration {
+        self.wait_steps("step of another pod", event, limit, |step| step.by != worker.address)
     }
 
     /// Waits for three steps after a time, and returns how long after it the first one was.
@@ -126,9 +137,9 @@ impl<'a> Trio<'a> {
     }
 
     /// The pod that works.
-    fn worker(&self) -> Worker<'_> {
+    pub(crate) fn worker(&self) -> Worker<'_> {
         let address = self.steps().last().unwrap().by.clone();
-        let pods = self.namespace.list(&["pods", "--selector", "app=worker"]).unwrap();
+        let pods = self.namespace.list(&["pods", "--selector", &format!("app={}", self.app)]).unwrap();
         let pod = pods.into_iter().find(|pod| pod["status"]["podIP"] == address.as_str());
         Worker { namespace: self.namespace, pod: pod.expect("the worker is no pod"), address }
     }
@@ -138,8 +149,7 @@ impl<'a> Trio<'a> {
         let worker = self.worker();
         let event = steps::now();
         worker.signal(names::SIDECAR_CONTAINER, Signal::STOP);
-        let taken =
-            self.wait_steps("step of another pod", event, LEASE_LIMIT, |step| step.by != worker.address);
+        let taken = self.wait_successor(&worker, event, LEASE_LIMIT);
         // Whoever does not look at the deadline still works now.
         thread::sleep(Duration::from_secs(3));
         worker.signal(names::SIDECAR_CONTAINER, Signal::CONT);
@@ -157,33 +167,38 @@ impl<'a> Trio<'a> {
     }
 
     /// The program stops on `terminating`, so that another begins long before the grace of 30 s is over.
-    fn delete_pod(&self) -> Duration {
+    pub(crate) fn delete_pod(&self) -> Duration {
         let worker = self.worker();
         let event = steps::now();
         let name = worker.pod["metadata"]["name"].as_str().unwrap();
         self.namespace.kubectl(&["delete", "pod", name, "--wait=false"]).unwrap();
-        self.wait_steps("step of a successor", event, HAND_OVER_LIMIT, |step| step.by != worker.address)
+        self.wait_successor(&worker, event, HAND_OVER_LIMIT)
     }
 
-    fn judge(&self) -> Verdict {
+    pub(crate) fn judge(&self) -> Verdict {
         steps::judge(&self.steps())
     }
 }
 
-struct Worker<'a> {
+pub(crate) struct Worker<'a> {
     namespace: &'a Namespace<'a>,
     pod: Value,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Worker<'_> {
-    fn signal(&self, container: &str, signal: Signal) {
+    /// The processes of one of its containers, by the numbers of the machine.
+    pub(crate) fn processes(&self, container: &str) -> Vec<u32> {
         let cluster = self.namespace.environment.cluster.as_ref().unwrap();
         let node = cluster.node_names().iter().position(|node| self.pod["spec"]["nodeName"] == node.as_str());
         let uid = self.pod["metadata"]["uid"].as_str().unwrap();
         let processes = cluster.container_processes(node.unwrap() + 1, uid, container);
         assert!(!processes.is_empty(), "container {container} has no process");
-        for process in processes {
+        processes
+    }
+
+    fn signal(&self, container: &str, signal: Signal) {
+        for process in self.processes(container) {
             let process = i32::try_from(process).ok().and_then(Pid::from_raw);
             // One that has ended meanwhile, as those of a shell do, needs no signal.
             let _ = kill_process(process.unwrap(), signal);
@@ -193,16 +208,22 @@ impl Worker<'_> {
 
 /// A directory for the program and the log that every node has, or why this cannot run here.
 fn prepare(namespace: &Namespace<'_>, example: Example) -> Result<PathBuf, String> {
+    let directory = new_directory(namespace);
+    example.prepare(&directory).map(|()| directory)
+}
+
+/// An empty directory that every node has.
+pub(crate) fn new_directory(namespace: &Namespace<'_>) -> PathBuf {
     let directory = namespace.environment.shared_directory().unwrap().join(&namespace.name);
     // A namespace of the same name may have been here before.
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).unwrap();
     // The programs are not root.
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
-    example.prepare(&directory).map(|()| directory)
+    directory
 }
 
-fn with_trio(title: &str, words: &str, example: Example, spoil: fn(String) -> String, course: fn(&Trio<'_>)) {
+fn with_team(title: &str, words: &str, example: Example, spoil: fn(String) -> String, course: fn(&Team<'_>)) {
     let environment = environment();
     if environment.cluster.is_none() {
         return skip(title, &format!("the cluster of {KUBECONFIG_VARIABLE} is not ours to break"));
@@ -217,24 +238,24 @@ fn with_trio(title: &str, words: &str, example: Example, spoil: fn(String) -> St
     let program = directory.join(example.file);
     let text = fs::read_to_string(&program).unwrap();
     fs::write(&program, spoil(text)).unwrap();
-    course(&Trio::start(&namespace, example, &resource, &directory));
+    course(&Team::start(&namespace, example, &resource, &directory));
 }
 
 /// What every example must stand.
-fn stands(words: &str, example: Example, course: fn(&Trio<'_>)) {
-    with_trio(&format!("{} in pods", example.file), words, example, |text| text, course);
+fn stands(words: &str, example: Example, course: fn(&Team<'_>)) {
+    with_team(&format!("{} in pods", example.file), words, example, |text| text, course);
 }
 
-fn faults(trio: &Trio<'_>, example: Example) {
-    let stopped = trio.stop_sidecar();
-    let killed = trio.kill_program(example.way);
-    let deleted = trio.delete_pod();
-    let verdict = trio.judge();
+fn faults(team: &Team<'_>, example: Example) {
+    let stopped = team.stop_sidecar();
+    let killed = team.kill_program(example.way);
+    let deleted = team.delete_pod();
+    let verdict = team.judge();
     println!(
         "RESULT example {}: {} steps, {} terms, overlap {} ns; next step after: sidecar stopped {stopped:.1?}, \
         program killed {killed:.1?}, pod deleted {deleted:.1?}",
         example.file,
-        trio.steps().len(),
+        team.steps().len(),
         verdict.terms,
         verdict.overlap,
     );
@@ -245,32 +266,32 @@ fn faults(trio: &Trio<'_>, example: Example) {
 
 #[test]
 fn a_shell_script_works_in_one_pod_at_a_time() {
-    stands("example-shell", SHELL, |trio| faults(trio, SHELL));
+    stands("example-shell", SHELL, |team| faults(team, SHELL));
 }
 
 #[test]
 fn a_go_program_works_in_one_pod_at_a_time() {
-    stands("example-go", GO, |trio| faults(trio, GO));
+    stands("example-go", GO, |team| faults(team, GO));
 }
 
 #[test]
 fn a_python_program_works_in_one_pod_at_a_time() {
-    stands("example-python", PYTHON, |trio| faults(trio, PYTHON));
+    stands("example-python", PYTHON, |team| faults(team, PYTHON));
 }
 
 #[test]
 fn a_java_program_works_in_one_pod_at_a_time() {
-    stands("example-java", JAVA, |trio| faults(trio, JAVA));
+    stands("example-java", JAVA, |team| faults(team, JAVA));
 }
 
 #[test]
 fn a_node_program_works_in_one_pod_at_a_time() {
-    stands("example-node", NODE, |trio| faults(trio, NODE));
+    stands("example-node", NODE, |team| faults(team, NODE));
 }
 
 #[test]
 fn a_rust_program_works_in_one_pod_at_a_time() {
-    stands("example-rust", RUST, |trio| faults(trio, RUST));
+    stands("example-rust", RUST, |team| faults(team, RUST));
 }
 
 /// The positive control: without the look at the clock the same checker finds two at work.
@@ -281,9 +302,9 @@ fn a_program_that_ignores_its_deadline_is_caught() {
         assert_ne!(spoilt, text, "leader.py has no deadline to ignore");
         spoilt
     };
-    with_trio("a program that ignores its deadline", "example-control", PYTHON, spoil, |trio| {
-        trio.stop_sidecar();
-        let verdict = trio.judge();
+    with_team("a program that ignores its deadline", "example-control", PYTHON, spoil, |team| {
+        team.stop_sidecar();
+        let verdict = team.judge();
         println!("RESULT example that ignores its deadline: {}", verdict.faults().join("; "));
         assert!(verdict.overlap > 0 && verdict.token_fault.is_some(), "{verdict}");
     });
