@@ -39,6 +39,8 @@ pub const FRESH: &str = "conch.rs/fresh";
 pub const LONGEST_LEASE: &str = "conch.rs/longest-lease-ms";
 /// Annotation of a Lease, JSON [`crate::PodDeletion`]: the operator saw that the leader's pod is being deleted.
 pub const POD_DELETION: &str = "conch.rs/pod-deletion";
+/// Annotation of a Lease: name of the pod that is to lead instead of the one that does. The next term takes it down.
+pub const TRANSFER_TO: &str = "conch.rs/transfer-to";
 /// Annotation of a Lease: the token of the running term, for people. The sidecar writes it with each renewal.
 pub const TOKEN: &str = "conch.rs/token";
 

@@ -21,7 +21,7 @@ use axum::Router;
 use conch_crds::{
     PodDeletion,
     names::{METRICS_PORT_OFFSET, SIDECAR},
-    program::{Presence, WhenAllUnhealthy},
+    program::Presence,
 };
 use conch_election::{Config, Content, Identity, Timing};
 use conch_process::{
@@ -72,14 +72,6 @@ const SEND_BUFFER_BYTES: u32 = 16 * 1024;
 /// Connections that the kernel holds while the loop is busy.
 const BACKLOG: u32 = 128;
 
-/// Of a program that does not run before it leads.
-const NO_RULES: Rules = Rules {
-    heartbeat_timeout: None,
-    check: None,
-    cool_down: Duration::ZERO, // nothing can be unhealthy
-    when_all_unhealthy: WhenAllUnhealthy::Nobody,
-};
-
 /// How long a guard may take after its program is dead.
 const GUARD_END: Duration = Duration::from_secs(1);
 
@@ -122,10 +114,16 @@ pub async fn run(args: HoldArgs, task: Task) -> Result<u8> {
             let lock = lock.context("the instance has no lock")?;
             let wrapper = Wrapper::new(command, timing.stop_grace(), args.api.port, lock)?;
             // The wrapper is the program that asks, by holding a stream.
-            let conditions = (Presence::Stream, (NO_RULES, None));
+            let conditions = (Presence::Stream, (Rules::NONE, None));
             hold_in_store(&args, names, conditions, Foreground::Wrap(Box::new(wrapper))).await
         }
     }
+}
+
+/// What others write on the record for this process.
+struct News {
+    deletions: watch::Receiver<Option<PodDeletion>>,
+    transfers: watch::Receiver<Option<String>>,
 }
 
 /// What makes a candidate, what decides whether it is fit, and what is checked for that.
@@ -142,14 +140,15 @@ async fn hold_in_store(
     match args.store {
         StoreKind::Kubernetes => {
             let store = connect(args, &names).await?;
-            let deletions = store.pod_deletion();
-            hold(args, names, store, deletions, conditions, listeners, foreground).await
+            let news = News { deletions: store.pod_deletion(), transfers: store.transfer_to() };
+            hold(args, names, store, news, conditions, listeners, foreground).await
         }
         StoreKind::Memory => {
             let store = MemoryStore::new();
             store.overwrite(Content::Fresh); // nobody else can ever have led
-            let (_no_deletions, deletions) = watch::channel(None);
-            hold(args, names, store, deletions, conditions, listeners, foreground).await
+            let (deletions, transfers) = (watch::Sender::default(), watch::Sender::default());
+            let news = News { deletions: deletions.subscribe(), transfers: transfers.subscribe() };
+            hold(args, names, store, news, conditions, listeners, foreground).await
         }
     }
 }
@@ -158,7 +157,7 @@ async fn hold<S: Store + Clone>(
     args: &HoldArgs,
     names: Names,
     store: S,
-    deletions: watch::Receiver<Option<PodDeletion>>,
+    news: News,
     (presence, (rules, checked)): Conditions,
     listeners: Listeners,
     foreground: Foreground,
@@ -185,7 +184,8 @@ async fn hold<S: Store + Clone>(
         ended = driver.run() => ended?,
         Some(ended) = servers.join_next() => bail!("a listener ended: {ended:?}"),
         failed = foreground.run(&sidecar, &code) => match failed? {},
-        () = sidecar.follow_deletions(deletions) => {}
+        () = sidecar.follow_deletions(news.deletions) => {}
+        () = sidecar.follow_transfers(news.transfers) => {}
         () = sidecar.run_timers() => {}
         () = check::run(checked, |passed| sidecar.checked(passed)) => {}
     }

@@ -206,6 +206,20 @@ impl Sidecar {
         }
     }
 
+    /// Takes note of who is to lead, as somebody wrote it on the record; for ever.
+    pub async fn follow_transfers(&self, mut transfers: watch::Receiver<Option<String>>) {
+        loop {
+            let to = transfers.borrow_and_update().clone();
+            if let Some(to) = to.filter(|to| *to != self.about.pod) {
+                tracing::info!(to, leads = self.candidate.leads(), "another pod is asked to lead");
+                self.candidate.stand_back();
+            }
+            if transfers.changed().await.is_err() {
+                return std::future::pending().await; // as above
+            }
+        }
+    }
+
     /// Waits for what only time, or where the lead is, decides; for ever.
     pub async fn run_timers(&self) {
         let mut changes = self.subscribe();

@@ -47,6 +47,8 @@ pub(crate) const MENTIONS: &[&str] = &[
     "helm rollback",
     "helm uninstall",
     "helm upgrade",
+    // sidecar/tests/sidecar/transfer.rs writes it.
+    "kubectl annotate lease conch-payments conch.rs/transfer-to=POD",
     // What the benchmark does to a leader.
     "kubectl delete lease",
     "kubectl delete pod",

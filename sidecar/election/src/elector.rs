@@ -113,6 +113,10 @@ impl Elector {
                 self.stop(EndCause::Resigned);
             }
             Input::GiveAway => self.stop(EndCause::Unhealthy),
+            Input::StandBack => {
+                self.stop(EndCause::Transferred);
+                self.cool_down(now, self.config.timing.lease());
+            }
             Input::Terminate => {
                 self.terminating = true;
                 self.stop(EndCause::Terminated);
@@ -138,7 +142,7 @@ impl Elector {
         }
         self.promised = None;
         self.stop(EndCause::Resigned);
-        self.cool_down = Some(Span::new(now, cool_down.unwrap_or(self.config.timing.renew_interval())));
+        self.cool_down(now, cool_down.unwrap_or(self.config.timing.renew_interval()));
         Ok(())
     }
 
@@ -475,6 +479,13 @@ impl Elector {
             self.event(Event::TermEnded { token, cause });
         }
         self.role = if cause == EndCause::HistoryLost { Role::HistoryLost } else { Role::Following };
+    }
+
+    /// Leaves the lead to others for so long at least.
+    pub(crate) fn cool_down(&mut self, now: Moment, length: Duration) {
+        if self.cool_down.is_none_or(|span| span.possibly_left(now) < length) {
+            self.cool_down = Some(Span::new(now, length));
+        }
     }
 
     pub(crate) fn event(&mut self, event: Event) {

@@ -23,6 +23,9 @@ pub enum Input {
     /// The program is not fit to lead, and nobody knows what it does with what it was promised: it hangs, or fails its check.
     /// Answers turn to no at once, and the release waits until every promise is over.
     GiveAway,
+    /// Somebody asked that another candidate leads. If this one does, it gives the lead away as with [`Input::GiveAway`]; in any
+    /// case it leaves it to others for one lease, so that the one that is wanted can take it.
+    StandBack,
     /// This process was told to end. Answers turn to no at once; see [`crate::Elector::is_done`].
     Terminate,
 }
@@ -140,6 +143,8 @@ pub enum EndCause {
     Resigned,
     /// The program was found unfit to lead.
     Unhealthy,
+    /// Somebody asked that another candidate leads.
+    Transferred,
     /// A new term of the same process follows it, because its program is another one.
     NewTerm,
     /// The process was told to end.
@@ -175,7 +180,7 @@ pub enum Reason {
     StoreDenied,
     /// The store answers with something that cannot be used.
     StoreInvalid,
-    /// This pod gave the lead away a moment ago.
+    /// This pod gave the lead away a moment ago, or another one was asked for.
     CoolingDown,
     /// The process was told to end.
     Terminating,
@@ -240,7 +245,7 @@ impl Reason {
                 "The store answers with something that cannot be used; see the sidecar's log."
             }
             Self::CoolingDown => {
-                "This pod gave the lead away a moment ago and leaves it to others for a while."
+                "This pod leaves the lead to others for a while: it gave it away, or another pod was asked for."
             }
             Self::Terminating => "This pod is shutting down.",
             Self::HistoryLost => {

@@ -233,10 +233,7 @@ impl Elector {
             let token = term.token;
             self.role = Role::Following;
             self.own_latest = None;
-            let pause = Span::new(now, self.config.timing.renew_interval());
-            if self.cool_down.is_none_or(|span| span.possibly_left(now) < pause.length) {
-                self.cool_down = Some(pause);
-            }
+            self.cool_down(now, self.config.timing.renew_interval());
             self.event(Event::Released { token });
         }
     }

@@ -290,6 +290,11 @@ impl Candidate {
         self.command(|elector, now| elector.handle(now, Input::GiveAway));
     }
 
+    /// See [`Input::StandBack`].
+    pub fn stand_back(&self) {
+        self.command(|elector, now| elector.handle(now, Input::StandBack));
+    }
+
     /// See [`Elector::begin_anew`]. Subscribers are told when the new term has begun.
     pub fn begin_anew(&self, token: Token) -> Result<(), NotCurrent> {
         self.command(|elector, now| elector.begin_anew(now, token))

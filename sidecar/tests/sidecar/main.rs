@@ -22,6 +22,7 @@ mod real;
 mod streams;
 #[cfg(test)]
 mod term;
+mod transfer;
 #[cfg(test)]
 mod wrapped_over_a_lease;
 #[cfg(test)]

@@ -105,6 +105,19 @@ impl Election {
         self.runtime.block_on(leases.patch("conch-e", &parameters, &Patch::Merge(patch))).unwrap();
     }
 
+    /// What a person or a controller writes who wants this pod to lead.
+    pub(crate) fn transfer_to(&self, pod: &str) {
+        let patch = json!({ "metadata": { "annotations": { "conch.rs/transfer-to": pod } } });
+        let (leases, parameters) = (self.leases(), PatchParams::default());
+        self.runtime.block_on(leases.patch("conch-e", &parameters, &Patch::Merge(patch))).unwrap();
+    }
+
+    /// Who is wanted, as the Lease says.
+    pub(crate) fn wanted(&self) -> Option<String> {
+        let lease = self.runtime.block_on(self.leases().get("conch-e")).unwrap();
+        lease.metadata.annotations.and_then(|all| all.get("conch.rs/transfer-to").cloned())
+    }
+
     /// Starts a sidecar for this pod, on a port of its own, and waits until it is ready.
     pub(crate) fn start(&self, pod: &str) -> Sidecar {
         self.start_with(pod, &[])

@@ -222,6 +222,66 @@ fn a_hung_leader_whose_last_promise_is_over_is_given_away_at_once() {
 }
 
 #[test]
+fn a_leader_that_stands_back_releases_after_its_last_promise_and_leaves_the_lead_to_the_other_for_a_lease() {
+    let (mut elector, mut register) = leader();
+    let mut other = follower(&mut register, 100);
+    let promise = elector.answer(at(1_000)).promise.unwrap();
+    elector.handle(at(1_100), Input::StandBack);
+    assert_eq!(
+        (elector.answer(at(1_100)).promise, elector.answer(at(1_100)).reason),
+        (None, Reason::CoolingDown)
+    );
+    let ended = Event::TermEnded { token: promise.token, cause: EndCause::Transferred };
+    assert!(events(&mut elector).contains(&ended));
+
+    let slowest = promise.valid_for.mul_f64(1.0 / 0.9) + GRACE;
+    let not_before = 1_000 + u64::try_from(slowest.as_millis()).unwrap();
+    register.run_until(&mut elector, 1_100, not_before);
+    assert!(!released(&register), "the program was told until then");
+    register.run_until(&mut elector, not_before, not_before + 100);
+    assert!(released(&register));
+    // It is willing, and has been asked for nothing else: it leads again if nobody wants to.
+    let lease = 1_100 + 15_000;
+    register.run_until(&mut elector, not_before + 100, lease - 10);
+    assert!(released(&register));
+    other.handle(at(lease - 10), Input::Changed(register.stored.clone()));
+    register.run_until(&mut other, lease - 10, lease);
+    assert!(other.leads(at(lease)));
+}
+
+#[test]
+fn a_leader_that_stands_back_and_is_resigned_releases_at_once() {
+    let (mut elector, mut register) = leader();
+    let promise = elector.answer(at(1_000)).promise.unwrap();
+    elector.handle(at(1_100), Input::StandBack);
+    elector.resign(at(1_200), promise.token, None).unwrap();
+    register.run(&mut elector, at(1_200));
+    assert!(released(&register));
+    assert_eq!(elector.answer(at(1_200)).reason, Reason::CoolingDown);
+    // The resignation asks for less than the transfer, and shortens it by nothing.
+    register.run_until(&mut elector, 1_200, 16_000);
+    assert!(released(&register));
+    register.run_until(&mut elector, 16_000, 16_300);
+    assert!(elector.leads(at(16_300)));
+}
+
+#[test]
+fn a_follower_that_stands_back_waits_a_lease_and_not_for_ever() {
+    let (mut elector, mut register) = leader();
+    let mut other = follower(&mut register, 100);
+    other.handle(at(1_000), Input::StandBack);
+    assert_eq!(other.answer(at(1_000)).reason, Reason::CoolingDown);
+    elector.handle(at(2_000), Input::ProgramStopped);
+    register.run(&mut elector, at(2_000));
+    assert!(released(&register));
+    other.handle(at(2_010), Input::Changed(register.stored.clone()));
+    register.run_until(&mut other, 2_010, 15_900);
+    assert!(!other.leads(at(15_900)));
+    register.run_until(&mut other, 15_900, 16_200);
+    assert!(other.leads(at(16_200)));
+}
+
+#[test]
 fn giving_away_what_one_does_not_have_is_nothing() {
     let (_, mut register) = leader();
     let mut second = follower(&mut register, 100);

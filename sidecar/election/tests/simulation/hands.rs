@@ -39,6 +39,7 @@ impl World<'_> {
                 self.roll_out(interval);
                 self.operator_left |= operator_leaves;
             }
+            Fault::Transfer(to) => self.transfer(to % self.nodes.len()),
             Fault::RestartSidecar(who)
             | Fault::ReplacePod(who, _)
             | Fault::Resign(who, _)
@@ -182,6 +183,20 @@ impl World<'_> {
             let result = node.elector.resign(moment, promise.token, cool_down);
             self.trace(|| format!("resigns: {result:?}"));
             self.drive(index);
+        }
+    }
+
+    /// Those who hear of it stand back, for no longer than there are faults.
+    fn transfer(&mut self, to: usize) {
+        let [before, after] = self.scenario.timings;
+        if self.now + micros(before.lease().max(after.lease())) + SECOND > QUIET {
+            return;
+        }
+        for index in (0..self.nodes.len()).filter(|index| *index != to) {
+            let node = &self.nodes[index];
+            if node.frozen_until <= self.now && node.deaf_until <= self.now && node.cut_until <= self.now {
+                self.input(index, Input::StandBack);
+            }
         }
     }
 

@@ -89,6 +89,8 @@ pub(crate) enum Fault {
     Resign(Who, Option<u64>),
     /// The program neither asks nor stops; whether its sidecar then gives the lead away is the last.
     Hang(Who, u64, bool),
+    /// Somebody asks that the pod with this number leads.
+    Transfer(usize),
     /// The program is another one than before, and asks for a term of its own.
     NewTerm(Who),
     /// The program exits and is started again; whether the sidecar has proof of it is the second.
@@ -191,7 +193,7 @@ impl Fault {
         let soon = random.below(3 * SECOND);
         let steps = usize::try_from(random.between(1, 12)).unwrap();
         let coin = random.per_mille(500);
-        match random.below(28) {
+        match random.below(29) {
             0 => Self::Pause(who, length),
             1 => Self::Suspend(who, length),
             2 | 3 => Self::Cut(who, length),
@@ -210,6 +212,7 @@ impl Fault {
             19 | 20 => Self::Resign(who, coin.then_some(length)),
             21 => Self::Hang(who, length, coin),
             26 | 27 => Self::NewTerm(who),
+            28 => Self::Transfer(steps),
             22 => Self::Crash(who, soon, coin),
             _ => Self::Drain {
                 who,

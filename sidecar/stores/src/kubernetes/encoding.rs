@@ -117,6 +117,11 @@ pub(super) fn pod_deletion(object: &DynamicObject) -> Option<PodDeletion> {
     serde_json::from_str(annotation(object, names::POD_DELETION)?).ok()
 }
 
+/// The pod that somebody wants to lead.
+pub(super) fn transfer_to(object: &DynamicObject) -> Option<String> {
+    annotation(object, names::TRANSFER_TO).filter(|pod| !pod.is_empty()).map(str::to_owned)
+}
+
 /// The body of the PUT that takes `base` to `record`. Whatever else stands in `base` stays, its version included.
 pub(super) fn replacement(
     base: &DynamicObject,
@@ -195,6 +200,9 @@ fn write_annotations(
     annotations.remove(names::FRESH);
     if foreign_deletion {
         annotations.remove(names::POD_DELETION);
+    }
+    if record.term() == Some(record.write) {
+        annotations.remove(names::TRANSFER_TO); // whoever begins a term has won, whether it was asked for or not
     }
     match token {
         Some(token) => annotations.insert(names::TOKEN.to_owned(), token.to_string()),

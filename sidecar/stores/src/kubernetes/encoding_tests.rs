@@ -156,6 +156,19 @@ fn a_holder_takes_down_the_deletion_of_other_pods_and_leaves_its_own() {
 }
 
 #[test]
+fn a_new_term_takes_down_who_was_to_lead_and_renewals_and_releases_leave_it() {
+    let base = lease(&[(names::TRANSFER_TO, "payments-b")], json!({}));
+    let asked_after = |record: &Record| transfer_to(&replacement(&base, record, None, now()).unwrap());
+    let renewal = held();
+    let Some(term) = renewal.term() else { panic!("a held record has a term") };
+    assert_ne!(term, renewal.write);
+    assert_eq!(asked_after(&renewal).as_deref(), Some("payments-b"));
+    let release = Record { claim: Claim::Released { term }, ..held() };
+    assert_eq!(asked_after(&release).as_deref(), Some("payments-b"));
+    assert_eq!(asked_after(&Record { write: term, ..held() }), None);
+}
+
+#[test]
 fn a_created_lease_can_touch_no_other_and_keeps_owner_and_labels_of_the_one_before() {
     let record = Record { claim: Claim::Vacant, ..held() };
     let object = creation("shop", "conch-payments", None, &record, None, now()).unwrap();

@@ -119,6 +119,11 @@ impl KubernetesStore {
     pub fn pod_deletion(&self) -> watch::Receiver<Option<PodDeletion>> {
         self.shared.seen.pod_deletion()
     }
+
+    /// The pod that somebody wants to lead, as the Lease says. Fed as [`Self::pod_deletion`] is.
+    pub fn transfer_to(&self) -> watch::Receiver<Option<String>> {
+        self.shared.seen.transfer_to()
+    }
 }
 
 impl Store for KubernetesStore {

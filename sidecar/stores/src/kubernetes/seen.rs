@@ -20,6 +20,7 @@ pub(super) struct Seen {
     /// An answer came.
     answered: Notify,
     pod_deletion: watch::Sender<Option<PodDeletion>>,
+    transfer_to: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +47,12 @@ pub(super) struct Answered {
 
 impl Seen {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), answered: Notify::new(), pod_deletion: watch::Sender::default() }
+        Self {
+            state: Mutex::default(),
+            answered: Notify::new(),
+            pod_deletion: watch::Sender::default(),
+            transfer_to: watch::Sender::default(),
+        }
     }
 
     pub(super) fn before(&self) -> Before {
@@ -80,6 +86,10 @@ impl Seen {
 
     pub(super) fn pod_deletion(&self) -> watch::Receiver<Option<PodDeletion>> {
         self.pod_deletion.subscribe()
+    }
+
+    pub(super) fn transfer_to(&self) -> watch::Receiver<Option<String>> {
+        self.transfer_to.subscribe()
     }
 
     /// Takes note of the answer to a request that went to the quorum.
@@ -123,17 +133,21 @@ impl Seen {
     }
 
     fn tell(&self, object: Option<&DynamicObject>) {
-        let deletion = object.and_then(encoding::pod_deletion);
-        self.pod_deletion.send_if_modified(|known| {
-            let changed = *known != deletion;
-            *known = deletion;
-            changed
-        });
+        tell_change(&self.pod_deletion, object.and_then(encoding::pod_deletion));
+        tell_change(&self.transfer_to, object.and_then(encoding::transfer_to));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn tell_change<T: PartialEq>(told: &watch::Sender<T>, now: T) {
+    told.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
 }
 
 impl State {
@@ -228,6 +242,25 @@ mod tests {
         assert_eq!(fence(seen.happened(object("a", "x7"))), None);
         assert!(!seen.is_fenced());
         assert_eq!(fence(seen.happened(object("a", "101"))), Some(101));
+    }
+
+    #[test]
+    fn who_is_to_lead_is_told_when_it_is_asked_for_and_when_it_is_over() {
+        let asked = |version: &str, pod: &str| {
+            let mut object = object("a", version);
+            object.metadata.annotations = Some([(names::TRANSFER_TO.to_owned(), pod.to_owned())].into());
+            object
+        };
+        let seen = Seen::new();
+        let mut transfers = seen.transfer_to();
+        seen.happened(asked("1", ""));
+        assert!(!transfers.has_changed().unwrap(), "nobody is named");
+        seen.happened(asked("2", "payments-b"));
+        assert_eq!(transfers.borrow_and_update().as_deref(), Some("payments-b"));
+        seen.happened(asked("3", "payments-b"));
+        assert!(!transfers.has_changed().unwrap(), "renewals change nothing");
+        seen.happened(object("a", "4"));
+        assert_eq!(*transfers.borrow_and_update(), None);
     }
 
     #[test]
