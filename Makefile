@@ -4,13 +4,16 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench lint images simulate mutants fuzz fencing faults cluster clean-cluster
 
+# Of the whole workspace, as the tests are built: for single packages cargo builds their dependencies anew.
+programs := $(or $(CARGO_TARGET_DIR),target)/debug
+
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## Show the main job on a cluster of its own: install, annotate, kill the leader, cut its power
-	cargo build --quiet --package conch-cluster --package conch-e2e --bin conch-cluster --bin conch-demo
-	cargo run --quiet --package conch-images -- build
-	cargo run --quiet --package conch-e2e --bin conch-demo
+	cargo build --quiet --workspace --bin conch-cluster --bin conch-images --bin conch-demo
+	$(programs)/conch-images build
+	$(programs)/conch-demo
 
 test: ## Run every check and test; prints counts at the end
 	@e2e/test.sh
@@ -19,7 +22,8 @@ lint: ## Format, file lengths, clippy, what dependencies bring
 	@e2e/test.sh lint
 
 images: ## Build the images of operator, sidecar and probe into out/
-	cargo run --quiet --package conch-images -- build
+	cargo build --quiet --workspace --bin conch-images
+	$(programs)/conch-images build
 
 simulate: ## Simulate RUNS elections of two minutes (10 million, some hours) on all cores
 	cargo run --quiet --package conch-election --example simulate -- $(or $(RUNS),10000000)

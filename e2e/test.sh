@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 logs=out/test
 cluster=${CONCH_E2E_CLUSTER:-conch-e2e}
 unit_cluster=$cluster-unit
+operator_cluster=$cluster-operator
 demo_cluster=conch-demo
 conch_cluster=${CARGO_TARGET_DIR:-target}/debug/conch-cluster
 guest=${CONCH_KUBECONFIG:-}
@@ -23,7 +24,7 @@ skips=()
 times=()
 # The process groups that run, the step and what goes on beside it, and whether there is a cluster to tidy.
 child=
-companion=
+companions=()
 started=
 mkdir -p "$logs"
 
@@ -63,21 +64,21 @@ tests() {
     counted "$1" $?
 }
 
-# beside NAME COMMAND...: starts a run of cargo test that goes on beside the next steps, until `joined`.
+# beside NAME COMMAND...: starts a run of cargo test that goes on beside the next steps, until `joined NAME PROCESS`, the
+# process being the last of `companions`.
 beside() {
     echo "== $1, beside what follows: ${*:2}"
     set -m
     ("${@:2}" >"$logs/$1.log" 2>&1) </dev/null &
-    companion=$!
+    companions+=($!)
     set +m
 }
 
-# joined NAME: waits for what runs beside.
+# joined NAME PROCESS: waits for what runs beside.
 joined() {
     local began=$SECONDS status
-    wait "$companion"
+    wait "$2"
     status=$?
-    companion=
     times+=("$(printf '%5d s  %s' $((SECONDS - began)) "$1, after what it ran beside")")
     cat "$logs/$1.log"
     counted "$1" "$status"
@@ -150,7 +151,7 @@ end_orphans() {
 end() {
     trap '' INT TERM HUP
     local group
-    for group in $child $companion; do
+    for group in $child "${companions[@]+"${companions[@]}"}"; do
         kill -TERM -- "-$group" && sleep 1 && kill -KILL -- "-$group"
     done 2>/dev/null
     [ -n "$started" ] || return
@@ -159,6 +160,7 @@ end() {
         return
     fi
     conch_cluster "$unit_cluster" down
+    conch_cluster "$operator_cluster" down
     conch_cluster "$demo_cluster" down
     [ -n "${KEEP_CLUSTER:-}" ] || conch_cluster "$cluster" down
     end_orphans
@@ -187,6 +189,11 @@ short_files() {
     local long
     long=$(git ls-files '*.rs' '*.go' '*.sh' | xargs wc -l | awk '$2 != "total" && $1 > 500')
     [ -z "$long" ] || { echo "longer than 500 lines: split by concern"; echo "$long"; return 1; }
+}
+
+# The names of all integration tests but the end-to-end ones: tests/NAME.rs, tests/NAME/main.rs.
+integration_tests() {
+    git ls-files '*/tests/*.rs' | grep -v -e /src/ -e '^e2e/tests/' | sed -nE 's#^.*/tests/([^/]+)(/main)?\.rs$#\1#p'
 }
 
 # Licenses, bans and sources, by deny.toml. Advisories need a database from the network and change by the day.
@@ -227,7 +234,7 @@ finish() {
 }
 
 if [ "${1:-}" = clean ]; then
-    for name in conch conch-bench conch-fencing "$demo_cluster" "$unit_cluster" "$cluster"; do conch_cluster "$name" down; done
+    for name in conch conch-bench conch-fencing "$demo_cluster" "$unit_cluster" "$operator_cluster" "$cluster"; do conch_cluster "$name" down; done
     end_orphans
     exit
 fi
@@ -241,10 +248,11 @@ step clippy cargo clippy --quiet --workspace --all-targets -- -D warnings
 step dependencies dependencies
 [ "${1:-}" = lint ] && finish
 
-step build cargo build --quiet --package conch-cluster --package conch-images
+step build cargo build --quiet --workspace --bin conch-cluster --bin conch-images
 step images make images
 step programs programs
-# The tests of single packages install parts of Conch by hand: they get a cluster of their own.
+# The tests of single packages install parts of Conch by hand: they get a cluster of their own. Those of the operator take all
+# of one, so they get another.
 if [ -n "$guest" ]; then
     before=$failed
     step guest check_guest
@@ -254,19 +262,34 @@ if [ -n "$guest" ]; then
 else
     started=1
     fresh_cluster "$unit_cluster" up --nodes 1
+    fresh_cluster "$operator_cluster" up --nodes 1
     CONCH_TEST_KUBECONFIG=$(conch_cluster "$unit_cluster" kubeconfig)
     export CONCH_TEST_KUBECONFIG
 fi
 step compile cargo test --quiet --workspace --no-run
 # Always the whole workspace: for another selection of packages cargo builds their dependencies anew, with other features.
 tests unit cargo test --workspace --lib --bins --no-fail-fast
-# On a cluster of its own, and both wait for pods most of the time.
+operator=(cargo test --workspace --test inject --test policy --no-fail-fast)
+mapfile -t integration < <(integration_tests | grep -vxe inject -e policy | sed 's/^/--test=/')
+# Three at a time, each on a cluster of its own: they wait most of the time.
 beside documents cargo test --workspace --test documents
-tests integration cargo test --workspace --exclude conch-e2e --test '*' --no-fail-fast
+if [ -n "$guest" ]; then
+    tests operator "${operator[@]}"
+else
+    beside operator env CONCH_TEST_KUBECONFIG="$(conch_cluster "$operator_cluster" kubeconfig)" "${operator[@]}"
+fi
+tests integration cargo test --workspace "${integration[@]}" --no-fail-fast
 tests doc cargo test --workspace --doc
-joined documents
+[ -n "$guest" ] || joined operator "${companions[1]}"
+joined documents "${companions[0]}"
+companions=()
 # Helm would not take over what the tests of single packages installed.
-if [ -n "$guest" ]; then clear_guest; else conch_cluster "$unit_cluster" down; fi
+if [ -n "$guest" ]; then
+    clear_guest
+else
+    conch_cluster "$unit_cluster" down
+    conch_cluster "$operator_cluster" down
+fi
 step demo make demo
 if [ -z "$guest" ]; then
     conch_cluster "$demo_cluster" down

@@ -14,7 +14,7 @@ const fn covered(command: &'static str, file: &'static str, says: &'static str) 
 }
 
 const TEST: &str = "e2e/test.sh";
-const UNIT: &str = "tests integration cargo test --workspace --exclude conch-e2e --test '*' --no-fail-fast";
+const UNIT: &str = "tests integration cargo test --workspace \"${integration[@]}\" --no-fail-fast";
 
 /// Commands that are not run here: they take too long, or run this very test.
 pub(crate) const COVERED: &[Covered] = &[

@@ -258,8 +258,8 @@ mod tests {
         /// succeeds until the authority ends, nothing can be trusted. The API server hears of a bundle one step late.
         #[test]
         fn the_api_server_always_trusts_what_any_replica_serves(failures in vec(prop::bool::weighted(0.3), 0..50), offset in 0..3_usize) {
-            let failures = [failures, vec![false]].concat();
             const STEP: i64 = 12 * 3_600;
+            let failures = [failures, vec![false]].concat();
             let lifetimes = Lifetimes { publication: Duration::from_hours(24), ..Lifetimes::default() };
             let (mut secret, mut bundle, mut replicas) = (None, Vec::new(), [Replica::default(), Replica::default()]);
             let mut authorities = std::collections::BTreeSet::new();
