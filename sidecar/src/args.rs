@@ -142,7 +142,7 @@ pub struct HoldArgs {
     /// not run at a time.
     #[arg(long, env = sidecar_env::INSTANCE_ID, help_heading = "Identity", conflicts_with = "pod_name")]
     pub instance_id: Option<String>,
-    /// Where the lock of the instance is; /run for root, else $XDG_RUNTIME_DIR, else the directory for temporary files.
+    /// Where the lock of the instance is; /run for root, else `$XDG_RUNTIME_DIR`, else the directory for temporary files.
     #[arg(long, env = sidecar_env::STATE_DIRECTORY, help_heading = "Identity")]
     pub state_directory: Option<PathBuf>,
     /// In a pod: its name.

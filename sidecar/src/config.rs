@@ -82,7 +82,7 @@ mod tests {
         let mut config = tempfile::NamedTempFile::new()?;
         config.write_all(file.as_bytes())?;
         let path = config.path().to_str().unwrap();
-        let arguments = ["conch-sidecar", "serve", "--config", path].iter().chain(flags);
+        let arguments = ["conch-sidecar", "serve", "--config", path].into_iter().chain(flags.iter().copied());
         let arguments: Vec<OsString> = arguments.map(OsString::from).collect();
         let matches = with_file(Args::command(), &arguments)?.try_get_matches_from(&arguments)?;
         match Args::from_arg_matches(&matches)?.command {

@@ -16,8 +16,8 @@ fn main() -> Result<ExitCode> {
     match Args::read()? {
         Command::Serve(args) => hold(args.hold, Task::Serve(args.program)),
         Command::Run(args) => hold(args.hold, Task::Run(args.command)),
-        Command::Ready(api) => Ok(client::ready(api.port)?).map(done),
-        Command::Prestop(api) => Ok(client::pre_stop(api.port)?).map(done),
+        Command::Ready(api) => Ok(done(client::ready(api.port)?)),
+        Command::Prestop(api) => Ok(done(client::pre_stop(api.port)?)),
         Command::Status(api) => {
             print!("{}", client::describe(&client::status(api.port)?));
             Ok(ExitCode::SUCCESS)

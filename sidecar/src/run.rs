@@ -178,7 +178,7 @@ async fn hold<S: Store + Clone>(
 
     heartbeat.watch().context("failed to start the watchdog")?;
     let (end_servers, servers_end) = watch::channel(false);
-    let mut servers = listeners.serve(foreground.router(&sidecar), registry, &servers_end);
+    let mut servers = listeners.serve(&foreground.router(&sidecar), registry, &servers_end);
     let code = OnceCell::new();
     tokio::select! {
         ended = driver.run() => ended?,
@@ -280,7 +280,7 @@ impl Listeners {
 
     fn serve(
         self,
-        router: Router,
+        router: &Router,
         registry: Registry,
         end: &watch::Receiver<bool>,
     ) -> JoinSet<io::Result<()>> {

@@ -60,7 +60,7 @@ pub(crate) fn container(command: &[String], environment: &[Value], directory: &P
 }
 
 /// A pod with one such container.
-pub(crate) fn pod(container: Value) -> Value {
+pub(crate) fn pod(container: &Value) -> Value {
     let directory =
         container["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == "work");
     let directory = directory.unwrap()["mountPath"].clone();
@@ -93,7 +93,7 @@ impl<'a> Team<'a> {
     fn start(namespace: &'a Namespace<'a>, example: Example, resource: &Resource, directory: &Path) -> Self {
         let team = Self { namespace, app: "worker", log: resource.start(namespace, directory) };
         let command = example.command(directory);
-        let mut template = pod(container(&command, &resource.environment(), directory));
+        let mut template = pod(&container(&command, &resource.environment(), directory));
         template["metadata"] = json!({"labels": {"app": "worker"}});
         let deployment = json!({
             "apiVersion": "apps/v1", "kind": "Deployment",

@@ -53,7 +53,7 @@ impl Resource {
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME},
             "spec": {"selector": {"app": NAME}, "ports": ports}});
         namespace.apply(service).unwrap();
-        let mut pod = pod(container(&command, &[], directory));
+        let mut pod = pod(&container(&command, &[], directory));
         pod["apiVersion"] = json!("v1");
         pod["kind"] = json!("Pod");
         pod["metadata"] = json!({"name": NAME, "labels": {"app": NAME}});

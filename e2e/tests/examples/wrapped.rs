@@ -38,7 +38,7 @@ fn documented(namespace: &Namespace<'_>, directory: &Path) -> Vec<Value> {
 fn with_program(mut deployment: Value, resource: &Resource, directory: &Path) -> Value {
     let shell = program_of_machine("sh").unwrap().display().to_string();
     let program = [shell, "-c".to_owned(), PROGRAM.to_owned()];
-    let ours = pod(container(&program, &resource.environment(), directory));
+    let ours = pod(&container(&program, &resource.environment(), directory));
     let (ours, our_container) = (&ours["spec"], &ours["spec"]["containers"][0]);
     let spec = &mut deployment["spec"]["template"]["spec"];
     extend(&mut spec["volumes"], &ours["volumes"]);

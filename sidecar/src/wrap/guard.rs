@@ -57,7 +57,7 @@ pub async fn guard(args: GuardArgs) -> Result<()> {
     let timer = Timer::new().context("failed to make a timer")?;
     socket.set_nonblocking(true)?;
     let (orders, mut reports) = UnixStream::from_std(socket)?.into_split();
-    let times = StopTimes::new(Duration::from_millis(args.stop_grace_ms));
+    let stop = StopTimes::new(Duration::from_millis(args.stop_grace_ms));
     let deadline = Duration::from_nanos(args.deadline_ns);
     if boottime() >= deadline {
         report(&mut reports, Ended { code: 0, by_itself: false }).await; // there is nothing to end
@@ -71,7 +71,7 @@ pub async fn guard(args: GuardArgs) -> Result<()> {
         status: None,
         by_itself: false,
         phase: Phase::Running { deadline },
-        times,
+        times: stop,
         orders,
         children,
         timer,

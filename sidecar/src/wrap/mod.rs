@@ -23,6 +23,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use channel::Ended;
 use conch_crds::names::ENV_URL;
+use conch_stores::clock;
 use run::{Run, Term, bury};
 use rustix::process::Signal;
 use signals::{Forwarded, asks_for_the_end};
@@ -66,12 +67,12 @@ impl StopTimes {
 
     /// When the guard kills, if TERM was due at `end`.
     pub fn kill_at(self, end: Duration) -> Duration {
-        end + self.stop_grace - self.margin()
+        end + self.stop_grace.saturating_sub(self.margin())
     }
 
     /// When the wrapper kills, if the guard did not.
     pub fn last_resort(self, end: Duration) -> Duration {
-        end + self.stop_grace - self.margin() / 2
+        end + self.stop_grace.saturating_sub(self.margin() / 2)
     }
 
     fn margin(self) -> Duration {
@@ -186,7 +187,7 @@ impl Wrapper {
     async fn pass_on(&mut self, sidecar: &Sidecar, run: &mut Run, signal: Signal) {
         if asks_for_the_end(signal) && !std::mem::replace(&mut self.told_to_end, true) {
             // No other term begins, and this one goes on until the program has ended.
-            sidecar.pre_stop();
+            sidecar.pre_stop(clock::now());
         }
         run.signal(signal).await;
     }

@@ -26,7 +26,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// From one look to the next, whether what was killed is dead.
@@ -111,9 +111,9 @@ impl Run {
 
     async fn tell(&mut self, order: Order) {
         // A guard that takes nothing must not hold this process up, and one that is dead is seen where reports are read.
-        let told =
-            tokio::time::timeout(BURY_INTERVAL, self.orders.write_all(format!("{order}\n").as_bytes()));
-        if !matches!(told.await, Ok(Ok(()))) {
+        let line = format!("{order}\n");
+        let told = timeout(BURY_INTERVAL, self.orders.write_all(line.as_bytes())).await;
+        if !matches!(told, Ok(Ok(()))) {
             tracing::warn!(%order, "the guard of the program takes no orders");
         }
     }

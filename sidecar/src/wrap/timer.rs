@@ -4,13 +4,18 @@ use conch_stores::clock;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
-use std::{io, os::fd::OwnedFd, time::Duration};
-use tokio::io::unix::AsyncFd;
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    time::Duration,
+};
+use tokio::net::unix::pipe::Receiver;
 
 /// Wakes at a point on `CLOCK_BOOTTIME`.
 #[derive(Debug)]
 pub struct Timer {
-    timer: AsyncFd<OwnedFd>,
+    /// Not a pipe, but read like one: it becomes readable when the time has come.
+    timer: Receiver,
 }
 
 /// `CLOCK_BOOTTIME`.
@@ -23,7 +28,7 @@ impl Timer {
     pub fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
-        Ok(Self { timer: AsyncFd::new(timer)? })
+        Ok(Self { timer: Receiver::from_file_unchecked(File::from(timer))? })
     }
 
     /// Completes at this point, at once if it is past. Cancel safe.
@@ -33,12 +38,16 @@ impl Timer {
         let value = Timespec::try_from(point).map_err(io::Error::other)?;
         let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         timerfd_settime(
-            self.timer.get_ref(),
+            &self.timer,
             TimerfdTimerFlags::ABSTIME,
             &Itimerspec { it_interval: interval, it_value: value },
         )?;
         while boottime() < point {
-            self.timer.readable().await?.clear_ready();
+            self.timer.readable().await?;
+            match self.timer.try_read(&mut [0; 8]) {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+                _ => {} // how often it expired, or nothing yet: the clock tells
+            }
         }
         Ok(())
     }

@@ -207,7 +207,7 @@ async fn an_unhealthy_leader_that_is_about_to_end_does_not_come_back() {
     let pod = checked(fresh(), 1, RENEW_INTERVAL, WhenAllUnhealthy::KeepLast);
     check(&pod, &[true; 2]);
     pod.lead().await;
-    pod.sidecar.pre_stop();
+    pod.sidecar.pre_stop(conch_stores::clock::now());
     check(&pod, &[false; 2]);
     sleep(PROMISES + RENEW_INTERVAL + SLACK).await;
     assert_eq!(pod.get("/v1/leader").await.body["reason"], "Terminating");
