@@ -4,7 +4,7 @@ use crate::wrapping::{Guard, Mark, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::{Duration, Instant};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const STOP_GRACE: Duration = Duration::from_secs(1);
 /// SIGKILL comes when three quarters of the stop grace are over.
 const KILL_AFTER: Duration = Duration::from_millis(750);
