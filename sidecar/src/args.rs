@@ -20,24 +20,27 @@ Examples:
       conch-sidecar serve --kubeconfig ~/.kube/config --namespace shop --election payments
 
   Run a program that knows nothing of elections only while leading:
-      conch-sidecar run --kubeconfig ~/.kube/config --namespace shop --election payments -- /usr/bin/worker --queue 7
+      conch-sidecar run --kubeconfig FILE --namespace shop --election payments -- worker --queue 7
 
-Every flag of serve and run can also be a line of the file that --config names, and most can be environment variables.
-Flags beat the environment, the environment beats the file. A key that is no flag is an error:
+Every flag of serve and run can also be a line of the file that --config names, and most can be
+environment variables. Flags beat the environment, the environment beats the file. A key that is no
+flag is an error:
       # payments.yaml
       namespace: shop
       election: payments
       lease-duration-ms: 10000
 
-Exit status: 0 if it ended as it was told to, 1 if it failed, 2 if the arguments are wrong. run exits with the program's
-status: 128 and the signal's number if one killed it, 127 if it was not found, 126 if it cannot be executed.";
+Exit status: 0 if it ended as it was told to, 1 if it failed, 2 if the arguments are wrong. run
+exits with the program's status: 128 and the signal's number if one killed it, 127 if it was not
+found, 126 if it cannot be executed.";
 
 const RUN_HELP: &str = "\
-The program is started when this process leads, with CONCH_TOKEN (the term's fencing token) and CONCH_URL (the API) in its
-environment. When the lead is lost, or its validity is about to end, the program gets SIGTERM, and SIGKILL before the
-stop grace is over, it and everything that it started; then this process waits for the lead again. When the program exits
-by itself, the lead is released and this process exits with its status. SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2
-and SIGWINCH are passed on to the program; the first three also say that no other term is to begin.
+The program is started when this process leads, with CONCH_TOKEN (the term's fencing token) and
+CONCH_URL (the API) in its environment. When the lead is lost, or its validity is about to end, the
+program gets SIGTERM, and SIGKILL before the stop grace is over, it and everything that it started;
+then this process waits for the lead again. When the program exits by itself, the lead is released
+and this process exits with its status. SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and
+SIGWINCH are passed on to the program; the first three also say that no other term is to begin.
 
 Example:
   conch-sidecar run --store memory --election jobs -- sh -c 'echo \"$CONCH_TOKEN\"; sleep 60'";
