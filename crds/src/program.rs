@@ -3,6 +3,7 @@
 use crate::{duration::DurationText, rules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// What the sidecar asks of the program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +25,32 @@ pub struct ProgramSpec {
     pub cool_down: DurationText,
     /// Who leads when no candidate is fit to lead.
     pub when_all_unhealthy: WhenAllUnhealthy,
+    /// Whether the sidecar also answers programs that were written for another elector.
+    pub compatibility: Compatibility,
+}
+
+/// For whose clients the sidecar also answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Compatibility {
+    /// For nobody else's.
+    #[default]
+    #[serde(rename = "None")]
+    NotNeeded,
+    /// For those of nais/elector and of the retired leader-elector: `GET /` and `GET /sse` answer with the leader's name alone,
+    /// which a program compares with its host name, and its containers get `ELECTOR_PATH`, `ELECTOR_GET_URL` and `ELECTOR_SSE_URL`.
+    /// Such an answer has no deadline, and clients keep it for up to a minute: with consequence Corruption, stopGrace must be
+    /// longer than 60s.
+    LeaderElector,
+}
+
+impl Compatibility {
+    /// For how long clients of this kind go by an answer: there is no deadline in it.
+    pub const fn answer_kept(self) -> Duration {
+        match self {
+            Self::NotNeeded => Duration::ZERO,
+            Self::LeaderElector => Duration::from_secs(60),
+        }
+    }
 }
 
 /// When a pod is a candidate.
@@ -106,6 +133,7 @@ impl Default for ProgramSpec {
             health_check: None,
             cool_down: DurationText::from_secs(10),
             when_all_unhealthy: WhenAllUnhealthy::default(),
+            compatibility: Compatibility::default(),
         }
     }
 }
