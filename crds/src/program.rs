@@ -25,7 +25,10 @@ pub struct ProgramSpec {
     pub cool_down: DurationText,
     /// Who leads when no candidate is fit to lead.
     pub when_all_unhealthy: WhenAllUnhealthy,
-    /// Whether the sidecar also answers programs that were written for another elector.
+    /// Whether the sidecar also answers programs that were written for another elector. With `LeaderElector` it answers `GET /`
+    /// and `GET /sse` as nais/elector and the retired leader-elector do, with the leader's name alone, and the program's
+    /// containers get `ELECTOR_PATH`, `ELECTOR_GET_URL` and `ELECTOR_SSE_URL`. Such an answer has no deadline, and clients go by it
+    /// for up to a minute: with consequence Corruption, stopGrace must be longer than 60s.
     pub compatibility: Compatibility,
 }
 
@@ -36,10 +39,7 @@ pub enum Compatibility {
     #[default]
     #[serde(rename = "None")]
     NotNeeded,
-    /// For those of nais/elector and of the retired leader-elector: `GET /` and `GET /sse` answer with the leader's name alone,
-    /// which a program compares with its host name, and its containers get `ELECTOR_PATH`, `ELECTOR_GET_URL` and `ELECTOR_SSE_URL`.
-    /// Such an answer has no deadline, and clients keep it for up to a minute: with consequence Corruption, stopGrace must be
-    /// longer than 60s.
+    /// For those of nais/elector and of the retired leader-elector.
     LeaderElector,
 }
 
@@ -48,7 +48,7 @@ impl Compatibility {
     pub const fn answer_kept(self) -> Duration {
         match self {
             Self::NotNeeded => Duration::ZERO,
-            Self::LeaderElector => Duration::from_secs(60),
+            Self::LeaderElector => Duration::from_mins(1),
         }
     }
 }
@@ -56,7 +56,7 @@ impl Compatibility {
 /// When a pod is a candidate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Presence {
-    /// Once its program has asked the sidecar, by `GET /v1/leader` or `GET /v1/lead`. A pod whose program cannot start never
+    /// Once its program has asked the sidecar, by `GET /v1/leader` or `GET /v1/lead`, or as `compatibility` allows. A pod whose program cannot start never
     /// leads.
     #[default]
     Asked,

@@ -3,15 +3,22 @@
 
 use crate::{
     pod::Pod,
+    real::two_free_ports,
     states::{HOST, State, World, fresh, request, timing, virtual_pod},
 };
 use axum::http::{Method, StatusCode};
-use conch_crds::program::Compatibility;
+use conch_crds::{names::sidecar_env, program::Compatibility};
 use conch_stores::memory::{Link, MemoryStore};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde::Deserialize;
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
+    process::Command,
+    time::Duration,
+};
+use tempfile::tempdir;
 use tokio::time::{Instant, sleep, timeout};
 
 const NOBODY: &str = "_nobody";
@@ -136,6 +143,22 @@ async fn a_pod_that_shares_its_host_name_with_the_leader_is_not_told_that_name()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_cannot_know_who_leads_names_nobody_whatever_the_record_said_last() {
+    let store = fresh();
+    let first = elector(store.clone(), 1, Duration::from_secs(3));
+    first.lead().await;
+    let cut_off = store.candidate();
+    let second = elector(cut_off.clone(), 2, Duration::from_secs(3));
+    get(&second).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(strict(&second).await.name, "pod-1");
+    cut_off.set_link(Link::Refused);
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(second.get("/v1/leader").await.body["holder"], "pod-1");
+    assert_eq!(strict(&second).await.name, NOBODY);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_has_a_frame_at_once_and_one_at_each_change_and_nothing_else() {
     let (_store, first, second) = two(Duration::from_secs(3)).await;
     second.get("/v1/leader").await;
@@ -203,4 +226,35 @@ async fn a_client_that_keeps_an_answer_is_waited_for_if_the_time_to_stop_is_long
         unsafe_.iter().all(|after| *after < kept),
         "the rule of the policy would not be needed: {unsafe_:?}"
     );
+}
+
+/// The real process, over a real connection, as a client of nais/elector asks it.
+#[test]
+fn the_process_names_the_machine_on_which_it_runs() {
+    let (directory, port) = (tempdir().unwrap(), two_free_ports());
+    let mut sidecar = Command::new(env!("CARGO_BIN_EXE_conch-sidecar"))
+        .args(["serve", "--store", "memory", "--election", "jobs", "--instance-id", "me", "--port"])
+        .arg(port.to_string())
+        .env(sidecar_env::COMPATIBILITY, "LeaderElector")
+        .env(sidecar_env::STATE_DIRECTORY, directory.path())
+        .spawn()
+        .unwrap();
+    let ask = || -> Option<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+        let head = format!("GET / HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        Some(serde_json::from_str::<Strict>(answer.split_once("\r\n\r\n")?.1).unwrap().name)
+    };
+    let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let (began, mut name) = (std::time::Instant::now(), None);
+    while name.as_deref() != Some(host_name.trim()) && began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+        name = ask();
+    }
+    sidecar.kill().unwrap();
+    sidecar.wait().unwrap();
+    assert_eq!(name.as_deref(), Some(host_name.trim()));
 }
