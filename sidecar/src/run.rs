@@ -21,7 +21,7 @@ use axum::Router;
 use conch_crds::{
     PodDeletion,
     names::{METRICS_PORT_OFFSET, SIDECAR},
-    program::Presence,
+    program::{Compatibility, Presence},
 };
 use conch_election::{Config, Content, Identity, Timing};
 use conch_process::{
@@ -91,8 +91,8 @@ pub enum Task {
 
 /// What the process does besides holding the election.
 enum Foreground {
-    /// Waits for signals.
-    Serve(Signals),
+    /// Waits for signals. With the machine's name, it also answers programs that were written for another elector.
+    Serve(Signals, Option<String>),
     /// Runs a program while it leads.
     Wrap(Box<Wrapper>),
 }
@@ -106,7 +106,11 @@ pub async fn run(args: HoldArgs, task: Task) -> Result<u8> {
             let conditions = (program.presence, program.validate()?);
             let (names, _lock) = Names::claim(&args, false, Duration::ZERO)?;
             let signals = Signals::new().context("failed to listen for signals")?;
-            hold_in_store(&args, names, conditions, Foreground::Serve(signals)).await
+            let host_name = match program.compatibility {
+                Compatibility::NotNeeded => None,
+                Compatibility::LeaderElector => Some(instance::host_name()?),
+            };
+            hold_in_store(&args, names, conditions, Foreground::Serve(signals, host_name)).await
         }
         Task::Run(command) => {
             // A wrapper that died may have left a guard behind, which ends what it started.
@@ -201,7 +205,8 @@ impl Foreground {
     /// What is served: not everything while it is this process that runs the program.
     fn router(&self, sidecar: &Arc<Sidecar>) -> Router {
         match self {
-            Self::Serve(_) => http::router(sidecar.clone()),
+            Self::Serve(_, None) => http::router(sidecar.clone()),
+            Self::Serve(_, Some(host_name)) => http::router_with_elector(sidecar.clone(), host_name.clone()),
             Self::Wrap(_) => http::wrapped_router(sidecar.clone()),
         }
     }
@@ -209,7 +214,7 @@ impl Foreground {
     /// Returns only if the process must end at once.
     async fn run(self, sidecar: &Sidecar, code: &OnceCell<u8>) -> Result<Infallible> {
         match self {
-            Self::Serve(signals) => {
+            Self::Serve(signals, _) => {
                 let second = follow_signals(sidecar, signals).await;
                 bail!("ends at once on a second signal, {second}")
             }

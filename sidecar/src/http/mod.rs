@@ -1,5 +1,6 @@
 //! The API of the sidecar, on the loopback addresses of the pod.
 
+mod elector;
 mod guard;
 mod refusal;
 mod streams;
@@ -48,6 +49,18 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// Serves the API for one sidecar.
 pub fn router(sidecar: Arc<Sidecar>) -> Router {
     let streams = streams::Streams::new(sidecar.clone());
+    guarded(routes(sidecar, streams))
+}
+
+/// The same, and `GET /` and `GET /sse` as nais/elector answers them. `host_name`: of this pod, with which its program compares
+/// what it is told.
+pub fn router_with_elector(sidecar: Arc<Sidecar>, host_name: String) -> Router {
+    let streams = streams::Streams::new(sidecar.clone());
+    let elector = elector::routes(sidecar.clone(), streams.clone(), host_name);
+    guarded(routes(sidecar, streams).merge(elector))
+}
+
+fn routes(sidecar: Arc<Sidecar>, streams: streams::Streams) -> Router {
     let no_head = || async { Refusal::MethodNotAllowed };
     Router::new()
         .route("/v1/leader", get(leader))
@@ -60,6 +73,10 @@ pub fn router(sidecar: Arc<Sidecar>) -> Router {
         // A HEAD would open a stream and close it at once: a resignation.
         .route("/v1/lead", get(streams::lead).head(no_head).with_state(streams.clone()))
         .route("/v1/watch", get(streams::watch).head(no_head).with_state(streams))
+}
+
+fn guarded(routes: Router) -> Router {
+    routes
         .fallback(|| async { Refusal::NotFound })
         .method_not_allowed_fallback(|| async { Refusal::MethodNotAllowed })
         .layer(from_fn(guard::guard))

@@ -3,11 +3,17 @@
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod document;
+#[cfg(test)]
+mod elector;
+#[cfg(test)]
 mod ending;
 #[cfg(test)]
 mod fitness;
 #[cfg(test)]
 mod guard;
+#[cfg(test)]
+mod openapi;
 #[cfg(test)]
 mod pod;
 #[cfg(test)]
@@ -18,6 +24,8 @@ mod programs;
 mod proof;
 #[cfg(test)]
 mod real;
+#[cfg(test)]
+mod states;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
