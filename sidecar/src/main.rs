@@ -18,8 +18,13 @@ fn main() -> Result<ExitCode> {
         Command::Run(args) => hold(args.hold, Task::Run(args.command)),
         Command::Ready(api) => Ok(done(client::ready(api.port)?)),
         Command::Prestop(api) => Ok(done(client::pre_stop(api.port)?)),
-        Command::Status(api) => {
-            print!("{}", client::describe(&client::status(api.port)?));
+        Command::Status(args) => {
+            let status = client::status(args.api.port)?;
+            if args.json {
+                println!("{status}");
+            } else {
+                print!("{}", client::describe(&status));
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Copy(args) => copy_self(&args.to).map(done),

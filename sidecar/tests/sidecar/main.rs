@@ -5,9 +5,19 @@ mod api;
 #[cfg(test)]
 mod ending;
 #[cfg(test)]
+mod exposition;
+#[cfg(test)]
 mod fitness;
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod guard;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod lease_server;
+#[cfg(test)]
+mod observed;
 #[cfg(test)]
 mod pod;
 #[cfg(test)]
@@ -18,6 +28,8 @@ mod programs;
 mod proof;
 #[cfg(test)]
 mod real;
+#[cfg(test)]
+mod running;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
