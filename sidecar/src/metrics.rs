@@ -143,6 +143,13 @@ impl Metrics {
         self.answers.get_or_create(&AnswerLabels { endpoint, leader }).inc();
     }
 
+    /// Shows refusals for each of these reasons, of which there was none yet.
+    pub fn expect_refusals(&self, reasons: &[&'static str]) {
+        for reason in reasons {
+            let _ = self.refusals.get_or_create(&RefusalLabels { reason });
+        }
+    }
+
     /// Counts a refusal. `reason` is from the closed list of the API.
     pub fn refused(&self, reason: &'static str) {
         self.refusals.get_or_create(&RefusalLabels { reason }).inc();

@@ -17,7 +17,7 @@ use axum::{
 };
 use conch_crds::duration::DurationText;
 use conch_election::{Moment, Token};
-use refusal::{Refusal, Refused};
+use refusal::{REASONS, Refusal, Refused};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -49,6 +49,7 @@ pub fn router(sidecar: Arc<Sidecar>) -> Router {
 
 /// Counts what is refused.
 fn counted(routes: Router, sidecar: Arc<Sidecar>) -> Router {
+    sidecar.witness().metrics.expect_refusals(&REASONS);
     routes.layer(map_response_with_state(
         sidecar,
         async |State(sidecar): State<Arc<Sidecar>>, response: Response| {

@@ -19,6 +19,21 @@ pub(super) const ENDPOINTS: [&str; 7] = [
     "POST /v1/term",
 ];
 
+/// Every reason for a refusal.
+pub(super) const REASONS: [&str; 11] = [
+    "ForeignHost",
+    "OriginRefused",
+    "RequestHeaderMissing",
+    "NotFound",
+    "MethodNotAllowed",
+    "BadQuery",
+    "BadBody",
+    "NotCurrent",
+    "TermPending",
+    "TooManyStreams",
+    "Wrapped",
+];
+
 /// The reason of a refusal, in its response's extensions, for those who count.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refused(pub(super) &'static str);

@@ -51,6 +51,7 @@ fn metrics_have_the_names_and_types_that_are_promised_and_move_as_they_must() {
         ]
     );
     assert_eq!(before.value("conch_transitions_total", "cause=\"Acquired\""), Some(0.0), "not absent");
+    assert_eq!(before.value("conch_refusals_total", "reason=\"ForeignHost\""), Some(0.0), "not absent");
 
     let token = running.lead();
     eventually("a renewal is counted", || {
