@@ -14,9 +14,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -36,7 +39,16 @@ pub(crate) struct LeaseServer {
 
 struct Shared {
     lease: watch::Sender<Value>,
-    writes: Mutex<Vec<Instant>>,
+    writes: Mutex<Vec<Write>>,
+    observed: AtomicU32,
+}
+
+/// A write that came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Write {
+    pub(crate) at: Instant,
+    /// How long the process under [`LeaseServer::observe`] had been running on a processor then.
+    pub(crate) worked: Duration,
 }
 
 impl LeaseServer {
@@ -49,7 +61,11 @@ impl LeaseServer {
                 "annotations": { "conch.rs/fresh": "lease-1" },
             },
         });
-        let shared = Arc::new(Shared { lease: watch::Sender::new(lease), writes: Mutex::default() });
+        let shared = Arc::new(Shared {
+            lease: watch::Sender::new(lease),
+            writes: Mutex::default(),
+            observed: AtomicU32::default(),
+        });
         let (end, ended) = oneshot::channel::<()>();
         let (tell_port, port) = std::sync::mpsc::channel();
         let router = Router::new()
@@ -84,8 +100,13 @@ impl LeaseServer {
         self.directory.path().join("kubeconfig")
     }
 
-    /// When each write came.
-    pub(crate) fn writes(&self) -> Vec<Instant> {
+    /// Takes note of how much this process has worked whenever a write comes.
+    pub(crate) fn observe(&self, pid: u32) {
+        self.shared.observed.store(pid, Ordering::Relaxed);
+    }
+
+    /// Each write that came.
+    pub(crate) fn writes(&self) -> Vec<Write> {
         self.shared.writes.lock().unwrap().clone()
     }
 
@@ -107,6 +128,13 @@ impl Drop for LeaseServer {
     }
 }
 
+/// How long the first thread of this process has been running on a processor; 0 if there is none.
+pub(crate) fn worked(pid: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let nanoseconds = text.split(' ').next().and_then(|first| first.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
+}
+
 fn count_up(lease: &mut Value) {
     let version: u64 = lease["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
     lease["metadata"]["resourceVersion"] = (version + 1).to_string().into();
@@ -117,7 +145,8 @@ async fn read(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 async fn write(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
-    shared.writes.lock().unwrap().push(Instant::now());
+    let worked = worked(shared.observed.load(Ordering::Relaxed));
+    shared.writes.lock().unwrap().push(Write { at: Instant::now(), worked });
     let mut new: Value = serde_json::from_slice(&body).unwrap();
     let is_current = |lease: &Value| {
         ["uid", "resourceVersion"].iter().all(|field| lease["metadata"][field] == new["metadata"][field])
