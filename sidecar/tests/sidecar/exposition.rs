@@ -1,4 +1,4 @@
-//! A strict reader of the OpenMetrics text format, as far as it is served: whoever writes anything else panics here.
+//! A strict reader of the `OpenMetrics` text format, as far as it is served: whoever writes anything else panics here.
 
 use std::collections::BTreeMap;
 

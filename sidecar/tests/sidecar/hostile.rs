@@ -43,9 +43,8 @@ fn what_could_mean_two_things_is_refused_or_ends_the_connection() {
             "{post}Transfer-Encoding: chunked\r\n\r\n2;{}\r\n{{}}\r\n0\r\n\r\n{NEXT}",
             "x".repeat(40_000)
         ),
-        format!(
-            "POST /v1/heartbeat HTTP/1.0\r\nHost: localhost\r\nConch-Request: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-        ),
+        "POST /v1/heartbeat HTTP/1.0\r\nHost: localhost\r\nConch-Request: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            .to_owned(),
         // Heads that others read differently.
         format!("{get}X: a\r\n Conch-Request: 1\r\n\r\n{NEXT}"),
         format!("{get}X: a\r\n\tfolded\r\n\r\n{NEXT}"),
