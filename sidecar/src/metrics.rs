@@ -22,8 +22,11 @@ const LATENCY_BUCKETS: [f64; 10] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// Seconds of validity that were left when a renewal was confirmed; the low end is what an alert looks at.
 const MARGIN_BUCKETS: [f64; 10] = [0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 15.0, 30.0];
 
-/// The paths that are streams, as labels.
-const STREAM_ENDPOINTS: [&str; 2] = ["lead", "watch"];
+// The closed lists of labels.
+const REQUESTS: [&str; 3] = ["Read", "Write", "Watch"];
+const OUTCOMES: [&str; 6] = ["Ok", "Conflict", "Timeout", "Unavailable", "Denied", "Invalid"];
+const ANSWERING: [&str; 5] = ["leader", "status", "resign", "heartbeat", "term"];
+const STREAMS: [&str; 2] = ["lead", "watch"];
 
 /// The counters of this process. Clones count together.
 #[derive(Clone, Debug)]
@@ -83,13 +86,7 @@ impl Metrics {
         };
         let Self { transitions, renewal_duration, renewal_margin, requests, answers, refusals, streams } =
             metrics.clone();
-        // What has not happened yet is 0, not absent: an alert on its rise would miss the first time.
-        for cause in Cause::ALL {
-            let _ = transitions.get_or_create(&TransitionLabels { cause: cause.name() });
-        }
-        for endpoint in STREAM_ENDPOINTS {
-            let _ = streams.get_or_create(&StreamLabels { endpoint });
-        }
+        metrics.show_nothing_yet();
         let conch = registry.sub_registry_with_prefix("conch");
         conch.register("build", "What runs", Info::new(Build { version: env!("CARGO_PKG_VERSION") }));
         conch.register("transitions", "Changes of who leads, as this pod saw them, by cause", transitions);
@@ -102,6 +99,26 @@ impl Metrics {
         conch.register("refusals", "Requests of programs that were refused, by reason", refusals);
         conch.register("streams", "Open streams", streams);
         metrics
+    }
+
+    /// What has not happened yet is 0, not absent: an alert on its rise would miss the first time.
+    fn show_nothing_yet(&self) {
+        for cause in Cause::ALL {
+            let _ = self.transitions.get_or_create(&TransitionLabels { cause: cause.name() });
+        }
+        for request in REQUESTS {
+            for outcome in OUTCOMES {
+                let _ = self.requests.get_or_create(&RequestLabels { request, outcome });
+            }
+        }
+        for endpoint in ANSWERING.into_iter().chain(STREAMS) {
+            for leader in ["true", "false"] {
+                let _ = self.answers.get_or_create(&AnswerLabels { endpoint, leader });
+            }
+        }
+        for endpoint in STREAMS {
+            let _ = self.streams.get_or_create(&StreamLabels { endpoint });
+        }
     }
 
     /// Counts what happened in the election.
