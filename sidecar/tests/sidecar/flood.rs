@@ -24,9 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 const LOAD: Duration = Duration::from_secs(10);
 /// How long the sidecar itself may work for its clients between the moment at which a renewal is due and its arrival. Time in
 /// which it had no processor is not counted: other tests and the attackers run on the same ones. 50 ms is what is promised
-/// of the binary that is shipped. One that is not optimised needs 33 ms, and 190 ms if it serves whoever pipelines as long as
-/// there is something to serve: the bound is between.
-const WORK_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 50 });
+/// of the binary that is shipped. One that is not optimised needs 25 ms, and 90 to 135 ms if it serves whoever pipelines as
+/// long as there is something to serve: the bound is between.
+const WORK_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 70 } else { 50 });
 /// From one look at how much it has worked to the next.
 const LOOK: Duration = Duration::from_millis(2);
 const FILES: usize = 240;
