@@ -67,8 +67,8 @@ pub enum Command {
     Ready(ApiArgs),
     /// Tell the sidecar of this pod that the kubelet announced the end. For the preStop hook
     Prestop(ApiArgs),
-    /// Show what the sidecar of this pod answers
-    Status(ApiArgs),
+    /// Show what the sidecar of this pod answers and why; exits with 0 if it answered, whatever it said
+    Status(StatusArgs),
     /// Copy this program, for a container whose image does not have it
     Copy(CopyArgs),
     /// The process between `run` and its program
@@ -85,6 +85,17 @@ pub struct ApiArgs {
     /// Port of the API on the loopback addresses; metrics and health are on the next port, of every address.
     #[arg(long, env = sidecar_env::PORT, default_value_t = names::API_PORT, value_parser = clap::value_parser!(u16).range(PORTS))]
     pub port: u16,
+}
+
+/// How to show the status.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Where the sidecar listens.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// Show it as the sidecar sends it, for programs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How to hold the election and what is asked of the program.

@@ -3,6 +3,7 @@
 use crate::{
     args::{HoldArgs, StoreKind},
     check::{self, Check},
+    descriptors::Caps,
     gate::Rules,
     http,
     instance::{self, Names},
@@ -55,7 +56,10 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Of the API: generous for one pod, and no way to hold its memory.
+/// Beside its streams, each listener of the API can always take so many connections.
+const CONNECTIONS_BESIDE_STREAMS: usize = 16;
+
+/// Of the API: generous for one pod, and no way to hold its memory. Fewer connections where the process may open few files.
 pub const API_LIMITS: Limits = Limits {
     connections: 256,
     header_bytes: 16 * 1024,
@@ -79,6 +83,7 @@ const GUARD_END: Duration = Duration::from_secs(1);
 struct Listeners {
     api: Vec<TcpListener>,
     metrics: TcpListener,
+    caps: Caps,
 }
 
 /// What the process is for.
@@ -280,7 +285,10 @@ impl Listeners {
         let metrics = listen_everywhere(port).with_context(|| {
             format!("failed to listen on port {port} for metrics; does the program use it?")
         })?;
-        Ok(Self { api, metrics })
+        let most = Caps { api: API_LIMITS.connections, metrics: METRICS_LIMITS.connections };
+        let least = http::STREAMS_MAX + CONNECTIONS_BESIDE_STREAMS;
+        let caps = Caps::of_this_process(most, least, api.len())?;
+        Ok(Self { api, metrics, caps })
     }
 
     fn serve(
@@ -290,13 +298,15 @@ impl Listeners {
         end: &watch::Receiver<bool>,
     ) -> JoinSet<io::Result<()>> {
         let mut servers = JoinSet::new();
+        let limits = Limits { connections: self.caps.api, ..API_LIMITS };
         for listener in self.api {
-            servers.spawn(serve(listener, router.clone(), API_LIMITS, ended(end.clone())));
+            servers.spawn(serve(listener, router.clone(), limits, ended(end.clone())));
         }
         // Ready is not leader, or a rollout would never go on: it is ready when its sockets answer.
         let (readiness, starting) = Readiness::new();
         let health = health_router(Arc::new(registry), readiness);
-        servers.spawn(serve(self.metrics, health, METRICS_LIMITS, ended(end.clone())));
+        let limits = Limits { connections: self.caps.metrics, ..METRICS_LIMITS };
+        servers.spawn(serve(self.metrics, health, limits, ended(end.clone())));
         starting.release();
         servers
     }

@@ -6,28 +6,25 @@ mod refusal;
 mod streams;
 mod wrapped;
 
-use crate::{
-    program::Channel,
-    sidecar::{ProgramState, Sidecar},
-    view::View,
-};
+use crate::{program::Channel, sidecar::Sidecar, view::View};
 use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderName, HeaderValue, StatusCode, header::CACHE_CONTROL},
-    middleware::from_fn,
+    middleware::{from_fn, map_response_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use conch_crds::duration::DurationText;
 use conch_election::{Moment, Token};
-use refusal::Refusal;
+use refusal::{REASONS, Refusal, Refused};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 pub(crate) use guard::REQUEST_HEADER;
+pub(crate) use streams::STREAMS_MAX;
 pub use wrapped::wrapped_router;
 
 /// Where `conch-sidecar prestop` tells that the kubelet ran it. For this binary alone.
@@ -48,6 +45,24 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Serves the API for one sidecar.
 pub fn router(sidecar: Arc<Sidecar>) -> Router {
+    counted(routes(sidecar.clone()), sidecar)
+}
+
+/// Counts what is refused.
+fn counted(routes: Router, sidecar: Arc<Sidecar>) -> Router {
+    sidecar.witness().metrics.expect_refusals(&REASONS);
+    routes.layer(map_response_with_state(
+        sidecar,
+        async |State(sidecar): State<Arc<Sidecar>>, response: Response| {
+            if let Some(Refused(reason)) = response.extensions().get() {
+                sidecar.witness().metrics.refused(reason);
+            }
+            response
+        },
+    ))
+}
+
+fn routes(sidecar: Arc<Sidecar>) -> Router {
     let streams = streams::Streams::new(sidecar.clone());
     guarded(routes(sidecar, streams))
 }
@@ -119,26 +134,9 @@ async fn wait_for_lead(sidecar: &Sidecar, limit: Duration) -> Result<(), Refusal
     Ok(())
 }
 
-/// The answer and what people may want to know besides.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    #[serde(flatten)]
-    answer: View,
-    candidate: bool,
-    healthy: bool,
-    streams: usize,
-    store: String,
-    version: &'static str,
-}
-
 async fn status(State(sidecar): State<Arc<Sidecar>>) -> Response {
-    let answer = sidecar.answer(Channel::Elsewhere);
-    sidecar.witness().metrics.answered("status", answer.leader);
-    let ProgramState { candidate, healthy, streams } = sidecar.program_state();
-    let store = sidecar.about().store.clone();
-    let version = env!("CARGO_PKG_VERSION");
-    let status = Status { answer, candidate, healthy, streams, store, version };
+    let status = sidecar.status();
+    sidecar.witness().metrics.answered("status", status.answer.leader);
     with_headers(StatusCode::OK, &status.answer, &status)
 }
 

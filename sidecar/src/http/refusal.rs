@@ -1,7 +1,7 @@
 //! Answers to what cannot be done: a reason from a closed list, and a sentence.
 
 use axum::{
-    Json,
+    Extension, Json,
     http::{StatusCode, header::CACHE_CONTROL},
     response::{IntoResponse, Response},
 };
@@ -18,6 +18,25 @@ pub(super) const ENDPOINTS: [&str; 7] = [
     "POST /v1/heartbeat",
     "POST /v1/term",
 ];
+
+/// Every reason for a refusal.
+pub(super) const REASONS: [&str; 11] = [
+    "ForeignHost",
+    "OriginRefused",
+    "RequestHeaderMissing",
+    "NotFound",
+    "MethodNotAllowed",
+    "BadQuery",
+    "BadBody",
+    "NotCurrent",
+    "TermPending",
+    "TooManyStreams",
+    "Wrapped",
+];
+
+/// The reason of a refusal, in its response's extensions, for those who count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused(pub(super) &'static str);
 
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +117,8 @@ impl IntoResponse for Refusal {
         if matches!(self, Self::NotFound | Self::MethodNotAllowed) {
             body["endpoints"] = json!(ENDPOINTS);
         }
-        (self.status(), [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
+        let refused = Extension(Refused(self.reason()));
+        (self.status(), refused, [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
     }
 }
 

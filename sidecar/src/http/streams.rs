@@ -28,7 +28,7 @@ use tokio::{
 };
 
 /// So many streams may be open at one time.
-const STREAMS_MAX: usize = 64;
+pub(crate) const STREAMS_MAX: usize = 64;
 /// A comment after this silence, so that whoever stands between does not take the stream for dead.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long a client should wait before it opens a stream again.

@@ -6,6 +6,7 @@ pub mod driver;
 pub mod kubernetes;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod transition;
 
 use conch_election::{Failure, Record, Stored, Token, Version, WriteError, Written};
 use futures::stream::BoxStream;

@@ -9,11 +9,20 @@ mod elector;
 #[cfg(test)]
 mod ending;
 #[cfg(test)]
+mod exposition;
+#[cfg(test)]
 mod fitness;
+#[cfg(test)]
+mod flood;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]
 mod openapi;
+mod hostile;
+#[cfg(test)]
+mod lease_server;
+#[cfg(test)]
+mod observed;
 #[cfg(test)]
 mod pod;
 #[cfg(test)]
@@ -26,6 +35,7 @@ mod proof;
 mod real;
 #[cfg(test)]
 mod states;
+mod running;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
