@@ -7,7 +7,7 @@ use conch_e2e::{Candidate, Namespace, Probes, Tools, Workload};
 use conch_probe::Line;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, policy};
+use crate::support::{PATIENCE, name_of, policy};
 
 pub(crate) const LEASE: Duration = Duration::from_secs(6);
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -48,11 +48,19 @@ pub(crate) fn add_arguments(pod: &mut Value, arguments: &[&str]) {
     list.extend(arguments.iter().map(|argument| json!(argument)));
 }
 
+/// A pod as a candidate, once it is on a node.
+pub(crate) fn candidate(probes: &Probes<'_>, pod: &Value) -> Option<Candidate> {
+    let node =
+        probes.cluster().node_names().iter().position(|node| pod["spec"]["nodeName"] == node.as_str())?;
+    let uid = pod["metadata"]["uid"].as_str()?.to_owned();
+    Some(Candidate { name: name_of(pod).to_owned(), uid, node: node + 1 })
+}
+
 /// The candidates but for this one.
-pub(crate) fn others(probes: &Probes<'_>, one: &Candidate) -> Vec<String> {
+pub(crate) fn others(probes: &Probes<'_>, one: &Candidate) -> Vec<Candidate> {
     let pods = probes.namespace.list(&["pods", "--selector", "app=probe"]).unwrap();
-    let names = pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned());
-    names.filter(|name| *name != one.name).collect()
+    let candidates = pods.iter().filter_map(|pod| candidate(probes, pod));
+    candidates.filter(|candidate| candidate != one).collect()
 }
 
 /// Waits for the first answer of this pod after a time: was it told to lead?

@@ -10,9 +10,11 @@ use conch_images::Program;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::candidates::{LEASE, PROMISES, SOON, first_answer, manifest, others, start, with_stop_grace};
+use crate::candidates::{
+    LEASE, PROMISES, SOON, candidate, first_answer, manifest, others, start, with_stop_grace,
+};
 use crate::support::{
-    FAIL_OVER_LIMIT, PATIENCE, breakable, is_injected, judge, judge_history, name_of, status, wait_event,
+    FAIL_OVER_LIMIT, PATIENCE, breakable, is_injected, judge, judge_history, status, wait_event,
 };
 
 /// No program is asked for more than the default does.
@@ -98,71 +100,61 @@ fn a_program_that_needs_its_stop_grace_has_it_before_another_pod_leads() {
     assert!(fail_over <= LEASE + 3 * SOON, "{fail_over:?}");
 }
 
-/// A policy of the platform's that has the kubelet ask every sidecar of a namespace whether it lives.
-fn liveness(namespace: &str) -> [Value; 2] {
-    let api = "admissionregistration.k8s.io/v1";
-    let patch = r#"[JSONPatch{op: "add",
-        path: "/spec/initContainers/" + string(size(object.spec.initContainers) - 1) + "/livenessProbe",
-        value: Object.spec.initContainers.livenessProbe{
-            exec: Object.spec.initContainers.livenessProbe.exec{command: ["/conch-sidecar", "ready"]},
-            periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 2}}]"#;
-    let lacks = format!(
-        "object.spec.?initContainers.orValue([]).exists(c, c.name == '{}' && !has(c.livenessProbe))",
-        names::SIDECAR_CONTAINER
-    );
-    let name = format!("liveness.{namespace}");
-    let policy = json!({
-        "apiVersion": api, "kind": "MutatingAdmissionPolicy", "metadata": {"name": name},
-        "spec": {
-            "matchConstraints": {"resourceRules": [
-                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]},
-            "matchConditions": [{"name": "has-a-sidecar", "expression": lacks}],
-            "failurePolicy": "Fail", "reinvocationPolicy": "IfNeeded",
-            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}],
-        },
-    });
-    let binding = json!({
-        "apiVersion": api, "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": name},
-        "spec": {"policyName": name, "matchResources": {"namespaceSelector": {"matchLabels":
-            {"kubernetes.io/metadata.name": namespace}}}},
-    });
-    [policy, binding]
+/// A pod of its own, made of a candidate's, whose sidecar the kubelet asks every second whether it lives.
+fn with_liveness_probe(pod: &Value, name: &str) -> Value {
+    let mut spec = pod["spec"].clone();
+    spec["nodeName"].take();
+    let containers = spec["initContainers"].as_array_mut().unwrap();
+    let sidecar = containers.iter_mut().find(|one| name_in(one) == names::SIDECAR_CONTAINER).unwrap();
+    sidecar["livenessProbe"] = json!({"exec": {"command": [names::SIDECAR_BINARY, "ready"]},
+        "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 2});
+    let (mut labels, annotations) = (pod["metadata"]["labels"].clone(), &pod["metadata"]["annotations"]);
+    labels["app"] = json!(name);
+    // Or the Deployment would take it for one of its own.
+    labels.as_object_mut().unwrap().remove("pod-template-hash");
+    let metadata = json!({"name": name, "labels": labels, "annotations": annotations});
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 }
 
 #[test]
-fn a_sidecar_that_fails_a_probe_of_the_platform_is_restarted_beside_its_program_and_never_two_lead() {
+fn a_sidecar_that_fails_a_probe_is_restarted_beside_its_program_and_never_two_lead() {
     let test = "7 a liveness probe fails: the kubelet restarts the leader's sidecar, its program goes on";
     let Some(environment) = breakable(test) else { return };
     let namespace = Namespace::new(environment, "failed-probe").unwrap();
-    for object in liveness(&namespace.name) {
-        environment.tools.apply(&object).unwrap();
-    }
-    // The API server goes by it a little later.
-    thread::sleep(Duration::from_secs(3));
-    let probes = Probes::start(&namespace, 3).unwrap();
-    let leader = probes.leader().unwrap();
-    let sidecar = |field: &str| {
-        let pod = namespace.get(&["pod", &leader.name]).unwrap();
-        let list = pod.pointer(field).and_then(Value::as_array).cloned().unwrap_or_default();
-        list.into_iter().find(|one| one["name"] == names::SIDECAR_CONTAINER).unwrap()
-    };
-    assert!(sidecar("/spec/initContainers")["livenessProbe"].is_object(), "no probe to fail");
+    let probes = Probes::start(&namespace, 1).unwrap();
+    let model = &namespace.list(&["pods", "--selector", "app=probe"]).unwrap()[0];
+    namespace.apply(with_liveness_probe(model, "probed")).unwrap();
+    let alone = wait_running(&probes, "app=probed");
+    transfer(&probes, &alone);
 
     let event = conch_probe::now();
-    probes.signal(&leader, names::SIDECAR_CONTAINER, Signal::STOP).unwrap();
+    probes.signal(&alone, names::SIDECAR_CONTAINER, Signal::STOP).unwrap();
     let killing = wait_event(&namespace, "Killing");
-    probes.signal(&leader, names::SIDECAR_CONTAINER, Signal::CONT).unwrap();
+    probes.signal(&alone, names::SIDECAR_CONTAINER, Signal::CONT).unwrap();
     assert!(killing.contains(names::SIDECAR_CONTAINER), "{killing}");
     let fail_over = probes.wait_next_term(event, 2 * FAIL_OVER_LIMIT).unwrap();
-    let same = probes.leader().unwrap() == leader;
-    probes.wait_complete(3).unwrap();
-    assert_eq!(sidecar("/status/initContainerStatuses")["restartCount"], 1);
+    let same = probes.leader().unwrap() == alone;
+    probes.wait_complete(1).unwrap();
+    let restarted = Tools::wait_for("restart of the sidecar", PATIENCE, || {
+        let pod = namespace.get(&["pod", &alone.name])?;
+        let states = pod["status"]["initContainerStatuses"].as_array().cloned().unwrap_or_default();
+        let restarts: u64 = states.iter().filter_map(|one| one["restartCount"].as_u64()).sum();
+        Ok(if restarts > 0 { Ok(restarts) } else { Err("none".to_owned()) })
+    });
+    assert_eq!(restarted.unwrap(), 1);
     let more = format!("fail-over {}, to the same pod: {same}", milliseconds(fail_over));
     judge(&probes, test, &more);
     assert!(fail_over <= FAIL_OVER_LIMIT, "{fail_over:?}");
-    for kind in ["mutatingadmissionpolicybinding", "mutatingadmissionpolicy"] {
-        environment.tools.kubectl(&["delete", kind, &format!("liveness.{}", namespace.name)]).unwrap();
-    }
+}
+
+/// Asks that this pod leads, and waits until it does.
+fn transfer(probes: &Probes<'_>, to: &Candidate) -> Duration {
+    let event = conch_probe::now();
+    let wish = format!("{}={}", names::TRANSFER_TO, to.name);
+    probes.namespace.kubectl(&["annotate", "lease", &probes.lease(), &wish]).unwrap();
+    let hand_over = probes.wait_next_term(event, FAIL_OVER_LIMIT).unwrap();
+    assert_eq!(probes.leader().unwrap(), *to, "another pod leads");
+    hand_over
 }
 
 #[test]
@@ -174,11 +166,7 @@ fn a_transfer_tells_the_program_first_and_hands_over_when_every_promise_is_over(
 
     let leader = probes.leader().unwrap();
     let wanted = others(&probes, &leader).pop().unwrap();
-    let event = conch_probe::now();
-    let wish = format!("{}={wanted}", names::TRANSFER_TO);
-    namespace.kubectl(&["annotate", "lease", &probes.lease(), &wish]).unwrap();
-    let hand_over = probes.wait_next_term(event, FAIL_OVER_LIMIT).unwrap();
-    assert_eq!(probes.leader().unwrap().name, wanted);
+    let hand_over = transfer(&probes, &wanted);
     // Judged on what its program may do for stopGrace after its last deadline: it was told in time.
     let history = with_stop_grace(probes.history().unwrap());
     judge_history(&history, test, &format!("hand-over {}", milliseconds(hand_over)));
@@ -207,10 +195,7 @@ fn a_job_whose_program_ends_is_complete_and_its_lead_goes_on() {
     let worker = wait_running(&probes, "app=work");
 
     let first = probes.leader().unwrap();
-    let wish = format!("{}={}", names::TRANSFER_TO, worker.name);
-    namespace.kubectl(&["annotate", "lease", &probes.lease(), &wish]).unwrap();
-    probes.wait_next_term(conch_probe::now(), FAIL_OVER_LIMIT).unwrap();
-    assert_eq!(probes.leader().unwrap(), worker);
+    transfer(&probes, &worker);
     // Its work is done.
     probes.signal(&worker, CONTAINER, Signal::TERM).unwrap();
     let exit = probes.wait_exit(&worker, FAIL_OVER_LIMIT).unwrap();
@@ -228,15 +213,9 @@ fn a_job_whose_program_ends_is_complete_and_its_lead_goes_on() {
 /// The one pod with this label, once its program has been answered.
 fn wait_running(probes: &Probes<'_>, selector: &str) -> Candidate {
     let namespace = probes.namespace;
-    let nodes = probes.cluster().node_names();
     let candidate = Tools::wait_for("running pod", PATIENCE, || {
         let pods = namespace.list(&["pods", "--selector", selector])?;
-        let pod = pods.iter().find(|pod| pod["status"]["phase"] == "Running");
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let candidate = pod.and_then(|pod| {
-            let node = nodes.iter().position(|node| pod["spec"]["nodeName"] == node.as_str())? + 1;
-            Some(Candidate { name: name_of(pod).to_owned(), uid: text(&pod["metadata"]["uid"]), node })
-        });
+        let candidate = pods.first().and_then(|pod| candidate(probes, pod));
         Ok(candidate.ok_or_else(|| format!("{} pods", pods.len())))
     })
     .unwrap();
