@@ -63,18 +63,23 @@ pub(crate) fn others(probes: &Probes<'_>, one: &Candidate) -> Vec<Candidate> {
     candidates.filter(|candidate| candidate != one).collect()
 }
 
+/// When a pod was answered, and whether it was told to lead; in no order.
+pub(crate) fn answers(history: &History, candidate: &Candidate) -> Vec<(u64, bool)> {
+    let pod = pod_of(candidate);
+    let lines = history.runs.iter().filter(|run| run.pod == pod).flat_map(|run| &run.lines);
+    let answers = lines.filter_map(|line| match line {
+        Line::Yes { answered, .. } => Some((*answered, true)),
+        Line::No { answered, .. } => Some((*answered, false)),
+        _ => None,
+    });
+    answers.collect()
+}
+
 /// Waits for the first answer of this pod after a time: was it told to lead?
 pub(crate) fn first_answer(probes: &Probes<'_>, candidate: &Candidate, after: u64) -> bool {
-    let pod = pod_of(candidate);
     Tools::wait_for("next answer of a pod", PATIENCE, || {
-        let history = probes.history()?;
-        let lines = history.runs.iter().filter(|run| run.pod == pod).flat_map(|run| &run.lines);
-        let answers = lines.filter_map(|line| match line {
-            Line::Yes { answered, .. } => Some((*answered, true)),
-            Line::No { answered, .. } => Some((*answered, false)),
-            _ => None,
-        });
-        let first = answers.filter(|(answered, _)| *answered >= after).min();
+        let answers = answers(&probes.history()?, candidate);
+        let first = answers.into_iter().filter(|(answered, _)| *answered >= after).min();
         Ok(first.map(|(_, leads)| leads).ok_or_else(|| "none".to_owned()))
     })
     .unwrap()

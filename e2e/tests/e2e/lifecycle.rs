@@ -11,7 +11,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::candidates::{
-    LEASE, PROMISES, SOON, candidate, first_answer, manifest, others, start, with_stop_grace,
+    LEASE, PROMISES, SOON, STOP_GRACE, answers, candidate, first_answer, manifest, others, start,
+    with_stop_grace,
 };
 use crate::support::{
     FAIL_OVER_LIMIT, PATIENCE, breakable, is_injected, judge, judge_history, status, wait_event,
@@ -166,10 +167,14 @@ fn a_transfer_tells_the_program_first_and_hands_over_when_every_promise_is_over(
 
     let leader = probes.leader().unwrap();
     let wanted = others(&probes, &leader).pop().unwrap();
+    let event = conch_probe::now();
     let hand_over = transfer(&probes, &wanted);
-    // Judged on what its program may do for stopGrace after its last deadline: it was told in time.
     let history = with_stop_grace(probes.history().unwrap());
-    judge_history(&history, test, &format!("hand-over {}", milliseconds(hand_over)));
+    let no = answers(&history, &leader).into_iter().filter(|(answered, leads)| *answered > event && !leads);
+    let told = Duration::from_nanos(no.min().unwrap().0 - event);
+    let more = format!("told after {}, hand-over {}", milliseconds(told), milliseconds(hand_over));
+    judge_history(&history, test, &more);
+    assert!(told + STOP_GRACE < hand_over, "it had no time to stop");
     assert!(hand_over <= PROMISES + SOON, "{hand_over:?}");
     let lease = namespace.get(&["lease", &probes.lease()]).unwrap();
     assert!(lease["metadata"]["annotations"][names::TRANSFER_TO].is_null(), "the wish stays");
