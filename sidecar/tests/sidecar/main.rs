@@ -17,12 +17,13 @@ mod flood;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]
-mod openapi;
 mod hostile;
 #[cfg(test)]
 mod lease_server;
 #[cfg(test)]
 mod observed;
+#[cfg(test)]
+mod openapi;
 #[cfg(test)]
 mod pod;
 #[cfg(test)]
@@ -34,12 +35,14 @@ mod proof;
 #[cfg(test)]
 mod real;
 #[cfg(test)]
-mod states;
 mod running;
+#[cfg(test)]
+mod states;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod term;
+#[cfg(test)]
 mod transfer;
 #[cfg(test)]
 mod wrapped_over_a_lease;
