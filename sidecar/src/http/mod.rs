@@ -45,26 +45,8 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Serves the API for one sidecar.
 pub fn router(sidecar: Arc<Sidecar>) -> Router {
-    counted(routes(sidecar.clone()), sidecar)
-}
-
-/// Counts what is refused.
-fn counted(routes: Router, sidecar: Arc<Sidecar>) -> Router {
-    sidecar.witness().metrics.expect_refusals(&REASONS);
-    routes.layer(map_response_with_state(
-        sidecar,
-        async |State(sidecar): State<Arc<Sidecar>>, response: Response| {
-            if let Some(Refused(reason)) = response.extensions().get() {
-                sidecar.witness().metrics.refused(reason);
-            }
-            response
-        },
-    ))
-}
-
-fn routes(sidecar: Arc<Sidecar>) -> Router {
     let streams = streams::Streams::new(sidecar.clone());
-    guarded(routes(sidecar, streams))
+    counted(guarded(routes(sidecar.clone(), streams)), sidecar)
 }
 
 /// The same, and `GET /` and `GET /sse` as nais/elector answers them. `host_name`: of this pod, with which its program compares
@@ -72,7 +54,7 @@ fn routes(sidecar: Arc<Sidecar>) -> Router {
 pub fn router_with_elector(sidecar: Arc<Sidecar>, host_name: String) -> Router {
     let streams = streams::Streams::new(sidecar.clone());
     let elector = elector::routes(sidecar.clone(), streams.clone(), host_name);
-    guarded(routes(sidecar, streams).merge(elector))
+    counted(guarded(routes(sidecar.clone(), streams).merge(elector)), sidecar)
 }
 
 fn routes(sidecar: Arc<Sidecar>, streams: streams::Streams) -> Router {
@@ -95,6 +77,20 @@ fn guarded(routes: Router) -> Router {
         .fallback(|| async { Refusal::NotFound })
         .method_not_allowed_fallback(|| async { Refusal::MethodNotAllowed })
         .layer(from_fn(guard::guard))
+}
+
+/// Counts what is refused.
+fn counted(routes: Router, sidecar: Arc<Sidecar>) -> Router {
+    sidecar.witness().metrics.expect_refusals(&REASONS);
+    routes.layer(map_response_with_state(
+        sidecar,
+        async |State(sidecar): State<Arc<Sidecar>>, response: Response| {
+            if let Some(Refused(reason)) = response.extensions().get() {
+                sidecar.witness().metrics.refused(reason);
+            }
+            response
+        },
+    ))
 }
 
 #[derive(Deserialize)]
