@@ -89,6 +89,8 @@ pub mod sidecar_env {
     pub const ELECTION: &str = "CONCH_ELECTION";
     /// Name of the Lease.
     pub const LEASE: &str = "CONCH_LEASE";
+    /// A file that says how to reach the API server. Not `KUBECONFIG`: that one is the program's, and may be of another cluster.
+    pub const KUBECONFIG: &str = "CONCH_KUBECONFIG";
     /// Lease duration, whole milliseconds.
     pub const LEASE_DURATION: &str = "CONCH_LEASE_DURATION_MS";
     /// Interval of renewals, whole milliseconds.
@@ -180,14 +182,6 @@ pub mod operator_env {
     pub const LOG_FORMAT: &str = "CONCH_LOG_FORMAT";
     /// A `tracing` filter, e.g. `info`.
     pub const LOG: &str = "CONCH_LOG";
-    /// `kubernetes` or `memory`.
-    pub const STORE: &str = "CONCH_STORE";
-    /// Who a sidecar is that runs in no pod.
-    pub const INSTANCE_ID: &str = "CONCH_INSTANCE_ID";
-    /// Where the locks of instances are.
-    pub const STATE_DIRECTORY: &str = "CONCH_STATE_DIRECTORY";
-    /// A file with what can also be said by flags.
-    pub const CONFIG: &str = "CONCH_CONFIG";
 }
 
 /// Why the text of an [`ELECTION`] annotation names no election.
@@ -227,8 +221,16 @@ pub fn fit_name(name: &str) -> String {
 /// Hexadecimal digits of the hash in a fitted name: a `u32`.
 const HASH_DIGITS: usize = 8;
 
+/// Characters of a DNS subdomain (RFC 1123 as Kubernetes reads it).
+const SUBDOMAIN_MAX: usize = 253;
+
 /// Whether this is the name of an object (a DNS subdomain) that is short enough.
 fn is_valid_name(name: &str) -> bool {
+    name.len() <= NAME_MAX && is_subdomain(name)
+}
+
+/// Whether an object of any kind may have this name, as far as its characters go.
+pub fn is_subdomain(name: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')
@@ -237,7 +239,7 @@ fn is_valid_name(name: &str) -> bool {
                 .chars()
                 .all(|symbol| symbol.is_ascii_lowercase() || symbol.is_ascii_digit() || symbol == '-')
     };
-    name.len() <= NAME_MAX && name.split('.').all(label)
+    name.len() <= SUBDOMAIN_MAX && name.split('.').all(label)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The command line and the environment, and what they mean.
 
 use crate::{config, program_args::ProgramArgs};
+use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use conch_crds::names::{self, sidecar_env};
+use conch_crds::names::{self, InvalidElectionName, sidecar_env};
 use conch_election::{Timing, UnsafeTiming};
 use conch_process::log::Format;
 use std::{env, ffi::OsString, ops::RangeInclusive, path::PathBuf, time::Duration};
@@ -30,9 +31,10 @@ flag is an error:
       election: payments
       lease-duration-ms: 10000
 
-Exit status: 0 if it ended as it was told to, 1 if it failed, 2 if the arguments are wrong. run
-exits with the program's status: 128 and the signal's number if one killed it, 127 if it was not
-found, 126 if it cannot be executed.";
+Exit status: 0 if it ended as it was told to, 1 if it failed, 2 if the arguments are wrong, 134 if
+it stood still for so long that it ended itself. run exits with the program's status: 128 and the
+signal's number if one killed it (137 also if the process that guards it was killed), 127 if it was
+not found, 126 if it cannot be executed.";
 
 const RUN_HELP: &str = "\
 The program is started when this process leads, with CONCH_TOKEN (the term's fencing token) and
@@ -134,19 +136,19 @@ pub enum StoreKind {
 #[command(next_help_heading = "Election")]
 pub struct HoldArgs {
     /// Name of the election.
-    #[arg(long, env = sidecar_env::ELECTION)]
+    #[arg(long, env = sidecar_env::ELECTION, value_parser = election_name)]
     pub election: String,
     /// Where the election is held.
     #[arg(long, env = sidecar_env::STORE, value_enum, default_value_t = StoreKind::Kubernetes)]
     pub store: StoreKind,
     /// Namespace of the election.
-    #[arg(long, env = sidecar_env::NAMESPACE, default_value = "default")]
+    #[arg(long, env = sidecar_env::NAMESPACE, default_value = "default", value_parser = object_name)]
     pub namespace: String,
     /// Name of the Lease; the election's name after "conch-" if nothing is said.
-    #[arg(long, env = sidecar_env::LEASE)]
+    #[arg(long, env = sidecar_env::LEASE, value_parser = object_name)]
     pub lease: Option<String>,
     /// Reach the API server by this file instead of as a pod.
-    #[arg(long, env = "KUBECONFIG")]
+    #[arg(long, env = sidecar_env::KUBECONFIG)]
     pub kubeconfig: Option<PathBuf>,
     /// Added to each fence to give the token.
     #[arg(long, env = sidecar_env::FENCING_OFFSET, default_value_t = 0)]
@@ -248,9 +250,27 @@ impl Args {
             // Everything that `serve` needs can come from the environment.
             arguments = [OsString::from("conch-sidecar"), OsString::from("serve")].into();
         }
-        let mut matches = config::with_file(Self::command(), &arguments)?.get_matches_from(arguments);
+        let command = config::with_file(Self::command(), &arguments).context(WrongArguments)?;
+        let mut matches = command.get_matches_from(arguments);
         let args = Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
         Ok(args.command)
+    }
+}
+
+/// The arguments are understood, and cannot be served: exit status 2.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the arguments cannot be used")]
+pub struct WrongArguments;
+
+fn election_name(text: &str) -> Result<String, InvalidElectionName> {
+    names::election_name(Some(text), text)
+}
+
+fn object_name(text: &str) -> Result<String, String> {
+    if names::is_subdomain(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("use lower-case letters, digits, '-' and '.', with a letter or digit at both ends".to_owned())
     }
 }
 
@@ -303,6 +323,10 @@ mod tests {
         assert!(serve(&["--port", "65535"]).is_err());
         assert!(serve(&["--port", "0"]).is_err());
         assert!(serve(&["--log-format", "xml"]).is_err());
+        for (flag, name) in [("--election", "Payments Nightly"), ("--lease", ""), ("--namespace", "a/b")] {
+            let wrong = Args::try_parse_from(["conch-sidecar", "serve", flag, name]);
+            assert!(wrong.unwrap_err().to_string().contains("lower-case"), "{flag} {name}");
+        }
         assert!(Args::try_parse_from(["conch-sidecar", "serve", "--pod-name", "p"]).is_err());
         let unsafe_timing = serve(&["--lease-duration-ms", "6000", "--stop-grace-ms", "5000"]).unwrap();
         assert!(unsafe_timing.hold.timing.validate().is_err());

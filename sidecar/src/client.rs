@@ -1,6 +1,6 @@
 //! The commands that the kubelet and people run beside the sidecar: each asks it over loopback.
 
-use crate::http::{Called, PRE_STOP, REQUEST_HEADER};
+use crate::http::{Called, PRE_STOP, REQUEST_HEADER, STATUS};
 use conch_election::Moment;
 use conch_stores::clock;
 use serde_json::Value;
@@ -73,9 +73,9 @@ fn started(now: Moment) -> Moment {
     }
 }
 
-/// What the sidecar says of itself.
+/// What the sidecar says of itself. Nobody may act by it: the sidecar promises nothing to onlookers.
 pub fn status(port: u16) -> Result<Value, ClientError> {
-    let body = ask(port, "GET", "/v1/status")?;
+    let body = ask(port, "GET", STATUS)?;
     serde_json::from_str(&body).map_err(|error| ClientError::Answer(error.to_string()))
 }
 

@@ -1,24 +1,35 @@
-//! Who a sidecar is that runs in no pod: an instance id, which one process at a time may use.
+//! Who a sidecar is, and that nobody else is the same.
+//!
+//! In a pod it has the pod's name and UID, and listens on an abstract socket of the pod's network namespace that is named
+//! after them and the Lease: a pod has one sidecar for an election, whatever its port is. In no pod it has an instance id,
+//! which one process at a time may use.
 //!
 //! A lock on a file keeps a second process out. The file also holds what stands in for the UID of a pod: a process that
 //! finds the earlier one's record with its own UID may lead on at once (rule 8 in ARCHITECTURE.md), which is right only if
 //! that one is dead, as the lock proves. So the UID must never be on two machines: it names this start of the machine and this
-//! file, besides what was drawn when the file was made. A copy of the file is another one.
+//! file, besides what was drawn when the file was made. A copy of the file is another one. Only a machine that was copied while it
+//! ran, with all its memory, has everything of this twice: there, give each copy an instance id after it was started.
 
 use crate::args::HoldArgs;
 use anyhow::{Context, Result, bail, ensure};
-use conch_crds::names::object_name;
+use conch_crds::names::{fit_name, object_name};
 use conch_stores::driver::draw_nonce;
 use rustix::process::geteuid;
 use std::{
     env,
     fs::{self, File, TryLockError},
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::{MetadataExt, OpenOptionsExt},
+            net::{SocketAddr, UnixListener},
+        },
+    },
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
+use tokio::time::sleep;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
@@ -34,6 +45,15 @@ pub struct Instance {
     pub uid: String,
     /// Whoever holds it, or inherits it, is this instance.
     pub lock: File,
+}
+
+/// What keeps others from being this instance, as long as it is held.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// The instance's, or the pod's where a program is run. Whoever inherits it holds it, too.
+    pub file: Option<File>,
+    /// The pod's.
+    _socket: Option<UnixListener>,
 }
 
 /// Who this process is, and in which election.
@@ -52,8 +72,8 @@ pub struct Names {
 }
 
 impl Names {
-    /// What the arguments say; outside a pod, and where `lock` asks for it, after the instance was claimed.
-    pub fn claim(args: &HoldArgs, lock: bool, patience: Duration) -> Result<(Self, Option<File>)> {
+    /// What the arguments say, after it was claimed; in a pod with a lock on a file only where `lock` asks for it.
+    pub async fn claim(args: &HoldArgs, lock: bool, patience: Duration) -> Result<(Self, Claims)> {
         let election = args.election.clone();
         let mut names = Self {
             pod: String::new(),
@@ -63,22 +83,39 @@ impl Names {
             election,
         };
         let directory = args.state_directory.clone().unwrap_or_else(default_directory);
-        let claim = |names: &Self, id: &str| Instance::claim(&directory, &names.election(), id, patience);
         if let (Some(name), Some(uid)) = (&args.pod_name, &args.pod_uid) {
             (names.pod, names.pod_uid) = (name.clone(), uid.clone());
-            let instance = lock.then(|| claim(&names, uid)).transpose()?;
-            return Ok((names, instance.map(|instance| instance.lock)));
+            let mut claims = Claims { file: None, _socket: Some(only_one_of_pod(&names)?) };
+            if lock {
+                let instance = Instance::claim(&directory, &names.election(), uid, patience).await?;
+                claims.file = Some(instance.lock);
+            }
+            return Ok((names, claims));
         }
         let id = args.instance_id.clone().map_or_else(default_id, Ok)?;
-        let Instance { uid, lock } = claim(&names, &id)?;
+        let Instance { uid, lock } = Instance::claim(&directory, &names.election(), &id, patience).await?;
         (names.pod, names.pod_uid) = (id, uid);
-        Ok((names, Some(lock)))
+        Ok((names, Claims { file: Some(lock), _socket: None }))
     }
 
     /// `namespace/name`.
     pub fn election(&self) -> String {
         format!("{}/{}", self.namespace, self.election)
     }
+}
+
+/// Of two processes with one pod's UID each would take the other's record for that of a dead one, and lead on at once.
+fn only_one_of_pod(names: &Names) -> Result<UnixListener> {
+    let Names { pod, pod_uid, namespace, lease, .. } = names;
+    // Abstract: gone with its last holder, however that dies. Short: the kernel allows 107 bytes.
+    let name = format!("conch.{}", fit_name(&format!("{pod_uid}.{namespace}.{lease}")));
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?);
+    listener.with_context(|| {
+        format!(
+            "failed to claim the socket @{name}; if it is taken, another sidecar of pod {pod} holds Lease {namespace}/{lease} \
+             already: a pod has one for each election, and several programs can ask it"
+        )
+    })
 }
 
 /// The machine's id of this start.
@@ -108,7 +145,7 @@ pub fn default_directory() -> PathBuf {
 
 impl Instance {
     /// Becomes this instance of this election, waiting at most `patience` for another process that is about to end.
-    pub fn claim(directory: &Path, election: &str, id: &str, patience: Duration) -> Result<Self> {
+    pub async fn claim(directory: &Path, election: &str, id: &str, patience: Duration) -> Result<Self> {
         check_id(id)?;
         let path = directory.join(format!("conch_{}_{id}.lock", election.replace('/', "_")));
         let mut lock = File::options()
@@ -121,7 +158,7 @@ impl Instance {
             .with_context(|| {
                 format!("failed to open {}; name another place with --state-directory", path.display())
             })?;
-        take(&mut lock, &path, id, election, patience)?;
+        take(&mut lock, &path, id, election, patience).await?;
         let uid = uid(&mut lock).with_context(|| format!("failed to use {}", path.display()))?;
         Ok(Self { uid, lock })
     }
@@ -137,12 +174,12 @@ fn check_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-fn take(lock: &mut File, path: &Path, id: &str, election: &str, patience: Duration) -> Result<()> {
+async fn take(lock: &mut File, path: &Path, id: &str, election: &str, patience: Duration) -> Result<()> {
     let began = Instant::now();
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if began.elapsed() < patience => thread::sleep(LOCK_INTERVAL),
+            Err(TryLockError::WouldBlock) if began.elapsed() < patience => sleep(LOCK_INTERVAL).await,
             Err(TryLockError::WouldBlock) => {
                 let content = read(lock).unwrap_or_default();
                 let pid = content.lines().next().unwrap_or("unknown");
@@ -184,54 +221,73 @@ fn read(lock: &mut File) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn claim(directory: &Path, id: &str) -> Result<Instance> {
-        Instance::claim(directory, "default/jobs", id, Duration::ZERO)
+    async fn claim(directory: &Path, id: &str) -> Result<Instance> {
+        Instance::claim(directory, "default/jobs", id, Duration::ZERO).await
     }
 
     #[test]
-    fn one_at_a_time_is_an_instance_and_the_next_one_is_the_same() {
+    fn of_one_pod_one_process_at_a_time_holds_an_election() {
+        let names = |pod_uid: &str, lease: &str| Names {
+            pod: "payments-0".to_owned(),
+            pod_uid: format!("{pod_uid}-{}", std::process::id()),
+            namespace: "shop".to_owned(),
+            election: "payments".to_owned(),
+            lease: lease.to_owned(),
+        };
+        let long = "l".repeat(253);
+        let first = only_one_of_pod(&names("a", "conch-payments")).unwrap();
+        let refused = format!("{:#}", only_one_of_pod(&names("a", "conch-payments")).unwrap_err());
+        assert!(refused.contains("payments-0") && refused.contains("shop/conch-payments"), "{refused}");
+        let others = [names("b", "conch-payments"), names("a", "conch-ledger"), names("a", &long)];
+        assert!(others.iter().all(|names| only_one_of_pod(names).is_ok()));
+        drop(first);
+        assert!(only_one_of_pod(&names("a", "conch-payments")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_at_a_time_is_an_instance_and_the_next_one_is_the_same() {
         let directory = tempfile::tempdir().unwrap();
-        let first = claim(directory.path(), "a").unwrap();
-        let refused = format!("{:#}", claim(directory.path(), "a").unwrap_err());
+        let first = claim(directory.path(), "a").await.unwrap();
+        let refused = format!("{:#}", claim(directory.path(), "a").await.unwrap_err());
         let file = directory.path().join("conch_default_jobs_a.lock");
         for part in [&std::process::id().to_string(), file.to_str().unwrap(), "--instance-id"] {
             assert!(refused.contains(part), "{refused}");
         }
-        let other = claim(directory.path(), "b").unwrap();
+        let other = claim(directory.path(), "b").await.unwrap();
         assert_ne!(first.uid, other.uid);
         let uid = first.uid.clone();
         drop(first);
-        assert_eq!(claim(directory.path(), "a").unwrap().uid, uid);
+        assert_eq!(claim(directory.path(), "a").await.unwrap().uid, uid);
     }
 
-    #[test]
-    fn who_inherits_the_lock_keeps_the_instance() {
+    #[tokio::test]
+    async fn who_inherits_the_lock_keeps_the_instance() {
         let directory = tempfile::tempdir().unwrap();
-        let first = claim(directory.path(), "a").unwrap();
+        let first = claim(directory.path(), "a").await.unwrap();
         let inherited = first.lock.try_clone().unwrap();
         drop(first);
-        assert!(claim(directory.path(), "a").is_err());
+        assert!(claim(directory.path(), "a").await.is_err());
         drop(inherited);
-        assert!(claim(directory.path(), "a").is_ok());
+        assert!(claim(directory.path(), "a").await.is_ok());
     }
 
-    #[test]
-    fn a_copy_of_the_file_is_another_instance() {
+    #[tokio::test]
+    async fn a_copy_of_the_file_is_another_instance() {
         let directory = tempfile::tempdir().unwrap();
-        let uid = claim(directory.path(), "a").unwrap().uid;
+        let uid = claim(directory.path(), "a").await.unwrap().uid;
         let of = |id: &str| directory.path().join(format!("conch_default_jobs_{id}.lock"));
         fs::copy(of("a"), of("b")).unwrap();
-        assert_ne!(claim(directory.path(), "b").unwrap().uid, uid);
-        assert_eq!(claim(directory.path(), "a").unwrap().uid, uid);
+        assert_ne!(claim(directory.path(), "b").await.unwrap().uid, uid);
+        assert_eq!(claim(directory.path(), "a").await.unwrap().uid, uid);
     }
 
-    #[test]
-    fn an_id_is_the_name_of_no_other_file_and_a_place_that_is_missing_is_said() {
+    #[tokio::test]
+    async fn an_id_is_the_name_of_no_other_file_and_a_place_that_is_missing_is_said() {
         let directory = tempfile::tempdir().unwrap();
         for id in ["", "..//x", "a/b", "a b", "A", &"a".repeat(64)] {
-            assert!(claim(directory.path(), id).is_err(), "{id}");
+            assert!(claim(directory.path(), id).await.is_err(), "{id}");
         }
-        let missing = format!("{:#}", claim(&directory.path().join("missing"), "a").unwrap_err());
+        let missing = format!("{:#}", claim(&directory.path().join("missing"), "a").await.unwrap_err());
         assert!(missing.contains("--state-directory"), "{missing}");
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use conch_sidecar::{
-    args::{Args, Command, HoldArgs},
+    args::{Args, Command, HoldArgs, WrongArguments},
     client,
     run::{self, Task},
     wrap::{
@@ -12,7 +12,14 @@ use conch_sidecar::{
 };
 use std::{future::Future, process::ExitCode};
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    run_command().unwrap_or_else(|error| {
+        eprintln!("Error: {error:#}");
+        failed(&error)
+    })
+}
+
+fn run_command() -> Result<ExitCode> {
     match Args::read()? {
         Command::Serve(args) => hold(args.hold, Task::Serve(args.program)),
         Command::Run(args) => hold(args.hold, Task::Run(args.command)),
@@ -33,6 +40,10 @@ fn main() -> Result<ExitCode> {
     }
 }
 
+fn failed(error: &anyhow::Error) -> ExitCode {
+    if error.downcast_ref::<WrongArguments>().is_some() { WRONG_ARGUMENTS.into() } else { ExitCode::FAILURE }
+}
+
 fn done((): ()) -> ExitCode {
     ExitCode::SUCCESS
 }
@@ -40,8 +51,14 @@ fn done((): ()) -> ExitCode {
 fn hold(args: HoldArgs, task: Task) -> Result<ExitCode> {
     conch_process::log::init(&args.log, args.log_format)?;
     let _ = rustls::crypto::ring::default_provider().install_default(); // fails only if it was done before
-    block_on(run::run(args, task)).map(ExitCode::from)
+    block_on(run::run(args, task)).map(ExitCode::from).or_else(|error| {
+        tracing::error!("failed: {error:#}");
+        Ok(failed(&error))
+    })
 }
+
+/// As clap ends the process for what it refuses by itself.
+const WRONG_ARGUMENTS: u8 = 2;
 
 /// So many tasks may run before timers and sockets are looked at. A busy connection works for a tenth of a millisecond each
 /// time that it runs, and a renewal need not wait for 61 of them, which is Tokio's default.

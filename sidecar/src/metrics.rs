@@ -26,7 +26,7 @@ const MARGIN_BUCKETS: [f64; 10] = [0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 15.
 const REQUESTS: [&str; 3] = ["Read", "Write", "Watch"];
 const OUTCOMES: [&str; 6] = ["Ok", "Conflict", "Timeout", "Unavailable", "Denied", "Invalid"];
 const ANSWERING: [&str; 5] = ["leader", "status", "resign", "heartbeat", "term"];
-const STREAMS: [&str; 2] = ["lead", "watch"];
+const STREAMS: [&str; 3] = ["lead", "watch", "elector"];
 
 /// The counters of this process. Clones count together.
 #[derive(Clone, Debug)]

@@ -23,6 +23,8 @@ pub enum Channel {
     Lead,
     /// Any other answer.
     Elsewhere,
+    /// The probe and the commands of people, who look and do nothing by it: that is no promise.
+    Onlooker,
 }
 
 /// Why a stream ended.
@@ -199,6 +201,7 @@ impl Program {
         let told = match channel {
             Channel::Lead => &mut self.told_on_streams,
             Channel::Elsewhere => &mut self.told_elsewhere,
+            Channel::Onlooker => return,
         };
         *told = longer(at, *told, standing);
     }
@@ -313,6 +316,14 @@ mod tests {
         assert_eq!(program.tick(leads(7_500)), [Order::Stopped]);
         assert!(!program.is_resigning());
         assert_eq!(program.tick(leads(7_501)), []);
+    }
+
+    #[test]
+    fn an_onlooker_is_waited_for_by_nobody() {
+        let mut program = program();
+        program.open_stream(follows(0));
+        program.told(at(0), Channel::Onlooker, PROMISE);
+        assert_eq!(program.close_stream(leads(1), Closed::ByProgram), [UNWILLING, Order::Stopped]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The process: binds, starts, joins, ends.
 
 use crate::{
-    args::{HoldArgs, StoreKind},
+    args::{HoldArgs, StoreKind, WrongArguments},
     check::{self, Check},
     descriptors::Caps,
     gate::Rules,
@@ -13,11 +13,11 @@ use crate::{
     shutdown::Shutdown,
     sidecar::Sidecar,
     view::About,
-    watchdog::Heartbeat,
+    watchdog::LoopTurns,
     witness::Witness,
     wrap::Wrapper,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use axum::Router;
 use conch_crds::{
     PodDeletion,
@@ -41,7 +41,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
 use std::{
     cell::OnceCell,
-    convert::Infallible,
     ffi::OsString,
     future,
     io::{self, ErrorKind},
@@ -105,12 +104,12 @@ enum Foreground {
 /// Holds the election until the process is told to end and nothing is left to do, or until the program that it runs has
 /// ended. Returns the exit code.
 pub async fn run(args: HoldArgs, task: Task) -> Result<u8> {
-    let (timing, _) = args.timing.validate()?;
+    let (timing, _) = args.timing.validate().context(WrongArguments)?;
     match task {
         Task::Serve(program) => {
-            let conditions = (program.presence, program.validate()?);
-            let (names, _lock) = Names::claim(&args, false, Duration::ZERO)?;
             let signals = Signals::new().context("failed to listen for signals")?;
+            let conditions = (program.presence, program.validate().context(WrongArguments)?);
+            let (names, _claims) = Names::claim(&args, false, Duration::ZERO).await?;
             let host_name = match program.compatibility {
                 Compatibility::NotNeeded => None,
                 Compatibility::LeaderElector => Some(instance::host_name()?),
@@ -118,10 +117,13 @@ pub async fn run(args: HoldArgs, task: Task) -> Result<u8> {
             hold_in_store(&args, names, conditions, Foreground::Serve(signals, host_name)).await
         }
         Task::Run(command) => {
+            let mut wrapper = Wrapper::new(command, timing.stop_grace(), args.api.port)?;
             // A wrapper that died may have left a guard behind, which ends what it started.
-            let (names, lock) = Names::claim(&args, true, timing.stop_grace() + GUARD_END)?;
-            let lock = lock.context("the instance has no lock")?;
-            let wrapper = Wrapper::new(command, timing.stop_grace(), args.api.port, lock)?;
+            let (names, mut claims) = tokio::select! {
+                claimed = Names::claim(&args, true, timing.stop_grace() + GUARD_END) => claimed?,
+                signal = wrapper.told_to_end_at_once() => bail!("ends on {signal:?}: the instance is not free yet"),
+            };
+            wrapper.hold_lock(claims.file.take().context("the instance has no lock")?);
             // The wrapper is the program that asks, by holding a stream.
             let conditions = (Presence::Stream, (Rules::NONE, None));
             hold_in_store(&args, names, conditions, Foreground::Wrap(Box::new(wrapper))).await
@@ -173,8 +175,8 @@ async fn hold<S: Store + Clone>(
 ) -> Result<u8> {
     let (timing, longest_lease) = args.timing.validate()?;
     let mut registry = Registry::default();
-    let heartbeat = Heartbeat::default();
-    let witness = Arc::new(Witness::new(Metrics::register(&mut registry), heartbeat.clone()));
+    let turns = LoopTurns::default();
+    let witness = Arc::new(Witness::new(Metrics::register(&mut registry), turns.clone()));
     let config = config(args, &names, timing, longest_lease)?;
     let about = about(&names, store.clone())?;
     let (driver, candidate) = Driver::new(store, config, clock::now, witness.clone());
@@ -185,20 +187,20 @@ async fn hold<S: Store + Clone>(
     let election = sidecar.about().election.clone();
     registry.register_collector(Box::new(LeaderStatus { election, leads: move || status_of.leads() }));
 
-    heartbeat.watch().context("failed to start the watchdog")?;
+    turns.watch().context("failed to start the watchdog")?;
     let (end_servers, servers_end) = watch::channel(false);
     let mut servers = listeners.serve(&foreground.router(&sidecar), registry, &servers_end);
     let code = OnceCell::new();
     tokio::select! {
         ended = driver.run() => ended?,
         Some(ended) = servers.join_next() => bail!("a listener ended: {ended:?}"),
-        failed = foreground.run(&sidecar, &code) => match failed? {},
+        ended = foreground.run(&sidecar, &code) => ended?,
         () = sidecar.follow_deletions(news.deletions) => {}
         () = sidecar.follow_transfers(news.transfers) => {}
         () = sidecar.run_timers() => {}
         () = check::run(checked, |passed| sidecar.checked(passed)) => {}
     }
-    tracing::info!("ends: nothing is left to do");
+    tracing::info!("ends");
     end_servers.send_replace(true);
     while let Some(ended) = servers.join_next().await {
         ended??;
@@ -216,26 +218,30 @@ impl Foreground {
         }
     }
 
-    /// Returns only if the process must end at once.
-    async fn run(self, sidecar: &Sidecar, code: &OnceCell<u8>) -> Result<Infallible> {
+    /// Returns only if the process is to end at once. Otherwise the driver ends when nothing is left to do.
+    async fn run(self, sidecar: &Sidecar, code: &OnceCell<u8>) -> Result<()> {
         match self {
-            Self::Serve(signals, _) => {
-                let second = follow_signals(sidecar, signals).await;
-                bail!("ends at once on a second signal, {second}")
-            }
-            Self::Wrap(wrapper) => {
+            Self::Serve(signals, _) => follow_signals(sidecar, signals).await,
+            Self::Wrap(mut wrapper) => {
                 let _ = code.set(wrapper.run(sidecar).await?); // set once
-                // The driver ends when nothing is left to do.
-                future::pending().await
+                let signal = wrapper.told_to_end_at_once().await;
+                tracing::warn!(?signal, "ends at once: whoever waits for the lead waits for the whole lease");
+                Ok(())
             }
         }
     }
 }
 
 /// The first signal is the sidecar's, the second one the caller's.
-async fn follow_signals(sidecar: &Sidecar, mut signals: Signals) -> &'static str {
+async fn follow_signals(sidecar: &Sidecar, mut signals: Signals) -> Result<()> {
     sidecar.signalled(signals.next().await);
-    signals.next().await
+    tokio::select! {
+        second = signals.next() => bail!("ends at once on a second signal, {second}"),
+        () = sidecar.ends_alone() => {
+            tracing::info!("nobody deletes this pod: ends without a release, so that its next sidecar leads on");
+            Ok(())
+        }
+    }
 }
 
 fn config(args: &HoldArgs, names: &Names, timing: Timing, longest_lease: Duration) -> Result<Config> {
@@ -259,7 +265,9 @@ async fn connect(args: &HoldArgs, names: &Names) -> Result<KubernetesStore> {
     let renew_interval = args.timing.validate()?.0.renew_interval();
     let (namespace, lease) = (names.namespace.as_str(), names.lease.as_str());
     let Some(path) = &args.kubeconfig else {
-        return Ok(KubernetesStore::in_cluster(namespace, lease, SIDECAR, renew_interval)?);
+        return KubernetesStore::in_cluster(namespace, lease, SIDECAR, renew_interval).context(
+            "outside a pod, name a cluster with --kubeconfig FILE, or try the API with --store memory",
+        );
     };
     let config = kubeconfig(path).await.with_context(|| format!("failed to use {}", path.display()))?;
     Ok(KubernetesStore::new(config, namespace, lease, SIDECAR, renew_interval)?)
@@ -267,7 +275,14 @@ async fn connect(args: &HoldArgs, names: &Names) -> Result<KubernetesStore> {
 
 async fn kubeconfig(path: &Path) -> Result<kube::Config> {
     let kubeconfig = Kubeconfig::read_from(path)?;
-    Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // It would run before renewals, for as long as it likes: during an outage of whoever signs in, for minutes.
+    ensure!(
+        config.auth_info.exec.is_none() && config.auth_info.auth_provider.is_none(),
+        "it signs in by running a program, which would hold up renewals: make a kubeconfig with a token file or a client \
+         certificate, as docs/wrapper.md shows"
+    );
+    Ok(config)
 }
 
 impl Listeners {

@@ -2,11 +2,14 @@
 //!
 //! The kubelet calls `preStop` of this container together with the program's own SIGTERM, and sends this container SIGTERM
 //! right after the program's exit, or when the pod's grace is over. But it also does both when it restarts this container
-//! alone (its image was changed in place), while the program runs on. So SIGTERM by itself proves nothing, and the elector
-//! waits until every promise is over. The proof needs all of:
+//! alone (its image was changed in place, its probe failed), while the program runs on. So SIGTERM by itself proves nothing.
+//! A leader that gets it leads on for [`MARK_PATIENCE`]: if nobody says by then that the pod is being deleted, it ends without a
+//! word, as if it had crashed, and its successor in this pod, which is about to start, leads on. Otherwise the elector waits until
+//! every promise is over, unless the program is proven to have exited. The proof needs all of:
 //!
 //! 1. `preStop` came exactly once to this process, and before SIGTERM;
-//! 2. the operator saw that *this* pod is being deleted, and says so on the Lease (before SIGTERM or after it);
+//! 2. the operator saw that *this* pod is being deleted, and says so on the Lease, at most [`MARK_DELAY_MAX`] after `preStop`: a
+//!    later mark may be of a deletion that began while the kubelet was restarting this container for another reason;
 //! 3. the pod's spec then still named the image that was injected, so this container was not restarted for a new one;
 //! 4. SIGTERM came at least [`MARGIN`] before the grace ran out: so the kubelet did not send it because time was up, but
 //!    because the program's container had exited. The grace counts from `preStop` or from the first sight of the mark,
@@ -21,13 +24,26 @@ use std::time::Duration;
 /// two seconds after its SIGTERM, whatever is left of the grace, and one more covers what is late.
 pub const MARGIN: Duration = Duration::from_secs(3);
 
+/// How long after `preStop` the mark of the same deletion may be seen.
+pub const MARK_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// How long a leader that got SIGTERM waits for the operator to say that its pod is being deleted: the operator sees that
+/// before the kubelet does or a moment after it. Nobody misses anything meanwhile; and it ends before it is killed, because
+/// the kubelet gives a container at least two seconds.
+pub const MARK_PATIENCE: Duration = Duration::from_millis(1_500);
+
 /// Something that may announce the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sign {
     /// The kubelet ran this container's `preStop`.
     PreStop(Moment),
-    /// SIGTERM or SIGINT.
-    Signal(Moment),
+    /// A signal that asks for the end.
+    Signal {
+        /// When it came.
+        at: Moment,
+        /// Did this pod lead then?
+        leads: bool,
+    },
     /// The operator says on the Lease that a pod is being deleted; seen at this moment.
     Deletion(Moment, PodDeletion),
 }
@@ -47,9 +63,12 @@ pub enum Order {
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     pod_uid: String,
+    /// Empty in a process that was not injected: no operator follows its pod.
     image: String,
     pre_stop: PreStop,
     signal: Option<Moment>,
+    /// The elector was told to terminate.
+    terminates: bool,
     /// The latest mark of this pod, and when the first one was seen.
     deletion: Option<(Moment, PodDeletion)>,
 }
@@ -74,7 +93,7 @@ pub fn earlier(one: Moment, other: Moment) -> Moment {
 impl Shutdown {
     /// `image`: the sidecar image that was injected into the pod.
     pub fn new(pod_uid: String, image: String) -> Self {
-        Self { pod_uid, image, pre_stop: PreStop::NotYet, signal: None, deletion: None }
+        Self { pod_uid, image, pre_stop: PreStop::NotYet, signal: None, terminates: false, deletion: None }
     }
 
     /// Has the end been announced? The pod may still lead.
@@ -91,13 +110,19 @@ impl Shutdown {
                 self.note_pre_stop(at);
                 orders.push(Order::BeginNothing);
             }
-            Sign::Signal(at) => {
+            Sign::Signal { at, leads } => {
                 self.signal.get_or_insert(at);
-                orders.push(Order::Terminate);
+                let waits = leads && self.deletion.is_none() && !self.image.is_empty();
+                self.terminates |= !waits;
+                orders.extend((!waits).then_some(Order::Terminate));
             }
             Sign::Deletion(at, deletion) if deletion.pod_uid == self.pod_uid => {
                 let first = self.deletion.as_ref().map_or(at, |(first, _)| *first);
                 self.deletion = Some((first, deletion));
+                if self.awaits_mark() {
+                    self.terminates = true;
+                    orders.push(Order::Terminate);
+                }
             }
             Sign::Deletion(..) => {}
         }
@@ -105,6 +130,12 @@ impl Shutdown {
             orders.push(Order::ProgramStopped);
         }
         orders
+    }
+
+    /// Did a leader get the signal, and nobody said yet that its pod is being deleted? If that lasts for [`MARK_PATIENCE`], the
+    /// process ends without a word.
+    pub fn awaits_mark(&self) -> bool {
+        self.signal.is_some() && !self.terminates
     }
 
     fn note_pre_stop(&mut self, at: Moment) {
@@ -122,7 +153,9 @@ impl Shutdown {
         };
         let grace = Duration::from_secs(deletion.grace_seconds.into());
         let waited = signal.longest_since(pre_stop).max(signal.longest_since(*marked));
-        deletion.sidecar_image == self.image && waited + MARGIN <= grace
+        deletion.sidecar_image == self.image
+            && waited + MARGIN <= grace
+            && marked.longest_since(pre_stop) <= MARK_DELAY_MAX
     }
 }
 
@@ -145,12 +178,16 @@ mod tests {
     }
 
     fn sigterm(seconds: u64) -> Sign {
-        Sign::Signal(at(seconds))
+        Sign::Signal { at: at(seconds), leads: false }
+    }
+
+    fn sigterm_of_a_leader(seconds: u64) -> Sign {
+        Sign::Signal { at: at(seconds), leads: true }
     }
 
     fn deletion(pod_uid: &str, grace_seconds: u32, image: &str) -> Sign {
         let (pod_uid, sidecar_image) = (pod_uid.to_owned(), image.to_owned());
-        Sign::Deletion(at(102), PodDeletion { pod_uid, grace_seconds, sidecar_image })
+        Sign::Deletion(at(101), PodDeletion { pod_uid, grace_seconds, sidecar_image })
     }
 
     fn marked_at(seconds: u64) -> Sign {
@@ -193,25 +230,48 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_whose_pod_is_not_deleted_waits_for_that_and_then_ends_without_a_word() {
+        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned());
+        shutdown.note(pre_stop(100));
+        assert!(!shutdown.awaits_mark());
+        assert_eq!(shutdown.note(sigterm_of_a_leader(101)), NOTHING);
+        assert!(shutdown.awaits_mark());
+        assert_eq!(shutdown.note(deletion("other", 30, "conch:1")), NOTHING);
+        assert!(shutdown.awaits_mark());
+        assert_eq!(shutdown.note(deleted()), RELEASE, "the mark was late");
+        assert!(!shutdown.awaits_mark());
+        let another_image = (deletion("own", 30, "conch:2"), TERMINATE);
+        check("late, and no proof", &[(sigterm_of_a_leader(101), NOTHING), another_image]);
+        check("in time", &[(deleted(), NOTHING), (sigterm_of_a_leader(101), TERMINATE)]);
+    }
+
+    #[test]
+    fn where_no_operator_looks_a_leader_does_not_wait_for_one() {
+        let mut shutdown = Shutdown::new("own".to_owned(), String::new());
+        assert_eq!(shutdown.note(sigterm_of_a_leader(101)), TERMINATE);
+        assert!(!shutdown.awaits_mark());
+    }
+
+    #[test]
     fn without_one_of_them_sigterm_proves_nothing() {
         let pre_stop = (pre_stop(100), ANNOUNCED);
         let marked = (deleted(), NOTHING);
-        let sigterm = (sigterm(103), TERMINATE);
-        check("SIGTERM alone", std::slice::from_ref(&sigterm));
-        check("the sidecar was restarted alone", &[pre_stop.clone(), sigterm.clone()]);
-        check("no preStop", &[marked.clone(), sigterm.clone()]);
-        check("preStop twice", &[pre_stop.clone(), pre_stop.clone(), marked.clone(), sigterm.clone()]);
-        check("preStop late", &[marked.clone(), sigterm.clone(), pre_stop.clone()]);
-        check("preStop again, late", &[pre_stop.clone(), sigterm.clone(), pre_stop.clone(), marked.clone()]);
+        let told = (sigterm(103), TERMINATE);
+        check("SIGTERM alone", std::slice::from_ref(&told));
+        check("the sidecar was restarted alone", &[pre_stop.clone(), told.clone()]);
+        check("no preStop", &[marked.clone(), told.clone()]);
+        check("preStop twice", &[pre_stop.clone(), pre_stop.clone(), marked.clone(), told.clone()]);
+        check("preStop late", &[marked.clone(), told.clone(), pre_stop.clone()]);
+        check("preStop again, late", &[pre_stop.clone(), told.clone(), pre_stop.clone(), marked.clone()]);
         let other_pod = (deletion("other", 30, "conch:1"), NOTHING);
-        check("another pod is deleted", &[pre_stop.clone(), other_pod, sigterm.clone()]);
+        check("another pod is deleted", &[pre_stop.clone(), other_pod, told.clone()]);
         let other_image = (deletion("own", 30, "conch:2"), NOTHING);
-        check("the image was changed in place", &[pre_stop.clone(), other_image, sigterm]);
-        let late = (Sign::Signal(at(130)), TERMINATE);
+        check("the image was changed in place", &[pre_stop.clone(), other_image, told.clone()]);
+        let late = (Sign::Signal { at: at(130), leads: true }, TERMINATE);
         check("the program used up its grace", &[pre_stop.clone(), marked, late]);
         check(
             "preStop came late and the mark did not",
-            &[(marked_at(100), NOTHING), (pre_stop_at_128(), ANNOUNCED), (Sign::Signal(at(130)), TERMINATE)],
+            &[(marked_at(100), NOTHING), (pre_stop_at_128(), ANNOUNCED), (sigterm(130), TERMINATE)],
         );
         check(
             "the first sight of the mark counts",
@@ -219,13 +279,17 @@ mod tests {
                 (marked_at(100), NOTHING),
                 (marked_at(128), NOTHING),
                 (pre_stop_at_128(), ANNOUNCED),
-                (Sign::Signal(at(130)), TERMINATE),
+                (sigterm(130), TERMINATE),
             ],
         );
+        check(
+            "the pod is deleted while its sidecar is being restarted",
+            &[pre_stop.clone(), told, (marked_at(102), NOTHING)],
+        );
         let no_grace = (deletion("own", 0, "conch:1"), NOTHING);
-        check("no grace", &[pre_stop.clone(), no_grace, (Sign::Signal(at(100)), TERMINATE)]);
+        check("no grace", &[pre_stop.clone(), no_grace, (sigterm(100), TERMINATE)]);
         let short = (deletion("own", 1, "conch:1"), NOTHING);
-        check("a second of grace, used up", &[pre_stop, short, (Sign::Signal(at(101)), TERMINATE)]);
+        check("a second of grace, used up", &[pre_stop, short, (sigterm(101), TERMINATE)]);
     }
 
     #[test]
@@ -236,7 +300,7 @@ mod tests {
         // The machine was suspended for a minute: one clock stood still.
         let woken =
             Moment { boottime: Duration::from_secs(163), ..Moment::from_uptime(Duration::from_secs(103)) };
-        assert_eq!(shutdown.note(Sign::Signal(woken)), TERMINATE);
+        assert_eq!(shutdown.note(Sign::Signal { at: woken, leads: false }), TERMINATE);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{
     gate::{Lead, Now},
     program::{Channel, Closed, Order as ProgramOrder, Program},
-    shutdown::{Order as ShutdownOrder, Shutdown, Sign, earlier},
+    shutdown::{MARK_PATIENCE, Order as ShutdownOrder, Shutdown, Sign, earlier},
     status::{ProgramState, Status},
     view::{About, View},
     witness::Witness,
@@ -56,7 +56,10 @@ impl Sidecar {
         self.tell_program(Program::tick); // a heartbeat that is over is over now, whatever the timers do
         let now = self.now();
         let mut program = self.program();
-        let mut answer = self.candidate.answer();
+        let mut answer = match channel {
+            Channel::Onlooker => self.candidate.look(),
+            Channel::Lead | Channel::Elsewhere => self.candidate.answer(),
+        };
         if program.is_resigning() && answer.promise.is_some() {
             answer.promise = None;
             answer.reason = Reason::CoolingDown;
@@ -71,7 +74,8 @@ impl Sidecar {
             answer.reason = Reason::Terminating;
         }
         if let Some(promise) = answer.promise {
-            program.told(now.at, channel, promise.valid_for);
+            // The time after the answer was made: its deadline may count from a later moment than `now`.
+            program.told((self.clock)(), channel, promise.valid_for);
         }
         drop(program);
         let since = answer.promise.and_then(|promise| self.witness.term_began(promise.token));
@@ -103,14 +107,14 @@ impl Sidecar {
         &self.about
     }
 
-    /// The answer, and what people want to know besides. It is a promise as any other answer.
-    pub fn status(&self) -> Status {
+    /// The answer, and what people want to know besides.
+    pub fn status(&self, channel: Channel) -> Status {
         let now = self.now();
         let state = {
             let program = self.program();
             ProgramState::new(&program, now) // before this answer adds a promise
         };
-        let answer = self.answer(Channel::Elsewhere);
+        let answer = self.answer(channel);
         Status::new(answer, state, self.about.store.clone(), self.witness.transitions())
     }
 
@@ -178,10 +182,19 @@ impl Sidecar {
         self.note(Sign::PreStop(earlier(called, (self.clock)())));
     }
 
-    /// SIGTERM or SIGINT came.
+    /// A signal came that asks for the end.
     pub fn signalled(&self, signal: &'static str) {
         tracing::info!(signal, "is told to end");
-        self.note(Sign::Signal((self.clock)()));
+        self.note(Sign::Signal { at: (self.clock)(), leads: self.leads() });
+    }
+
+    /// Returns when it is clear that this process is to end and its pod is not: see [`crate::shutdown`]. For after
+    /// [`Self::signalled`].
+    pub async fn ends_alone(&self) {
+        tokio::time::sleep(MARK_PATIENCE).await;
+        if !self.shutdown().awaits_mark() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Takes note of what the operator writes about pods that are being deleted, for ever.
@@ -216,9 +229,14 @@ impl Sidecar {
     /// Waits for what only time, or where the lead is, decides; for ever.
     pub async fn run_timers(&self) {
         let mut changes = self.subscribe();
+        let mut withdrawn = false;
         loop {
             changes.mark_unchanged();
             self.tell_program(Program::tick);
+            if !withdrawn && self.is_ending() && !self.candidate.leads() {
+                withdrawn = true;
+                self.candidate.set_willing(false); // another pod will live longer
+            }
             let now = self.now();
             let pause = self.program().timeout(now);
             let over = async {

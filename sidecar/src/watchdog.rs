@@ -19,9 +19,9 @@ const CHECKS: u32 = 4;
 
 const STACK_BYTES: usize = 64 * 1024;
 
-/// The beats of the loop. Clones beat together.
+/// Counts the turns of the loop. Clones count together.
 #[derive(Clone, Debug, Default)]
-pub struct Heartbeat {
+pub struct LoopTurns {
     turns: Arc<AtomicU64>,
 }
 
@@ -32,9 +32,9 @@ struct Watch {
     missed: u32,
 }
 
-impl Heartbeat {
+impl LoopTurns {
     /// The loop turned.
-    pub fn beat(&self) {
+    pub fn turned(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -71,14 +71,14 @@ mod tests {
     #[test]
     fn a_loop_is_stuck_when_several_checks_in_a_row_find_no_turn() {
         let mut watch = Watch::default();
-        let heartbeat = Heartbeat::default();
-        let mut check = || watch.is_stuck(heartbeat.turns.load(Ordering::Relaxed));
-        heartbeat.beat();
+        let turns = LoopTurns::default();
+        let mut check = || watch.is_stuck(turns.turns.load(Ordering::Relaxed));
+        turns.turned();
         assert!(!check());
         for _ in 0..CHECKS - 1 {
             assert!(!check());
         }
-        heartbeat.beat();
+        turns.turned();
         assert!(!check());
         for _ in 0..CHECKS - 1 {
             assert!(!check());

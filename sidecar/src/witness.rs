@@ -1,6 +1,6 @@
 //! Sees everything that the driver tells, and keeps what answers and metrics need of it.
 
-use crate::{metrics::Metrics, watchdog::Heartbeat};
+use crate::{metrics::Metrics, watchdog::LoopTurns};
 use conch_election::{Event, Token, WriteError};
 use conch_stores::{
     driver::{Observer, Request},
@@ -21,15 +21,15 @@ pub struct Witness {
     /// What is counted.
     pub metrics: Metrics,
     /// The loop's life.
-    pub heartbeat: Heartbeat,
+    pub turns: LoopTurns,
     term: Mutex<Option<(Token, Timestamp)>>,
     transitions: Mutex<VecDeque<(Timestamp, Transition)>>,
 }
 
 impl Witness {
     /// A witness that has seen nothing.
-    pub fn new(metrics: Metrics, heartbeat: Heartbeat) -> Self {
-        Self { metrics, heartbeat, term: Mutex::default(), transitions: Mutex::default() }
+    pub fn new(metrics: Metrics, turns: LoopTurns) -> Self {
+        Self { metrics, turns, term: Mutex::default(), transitions: Mutex::default() }
     }
 
     /// When the term with this token began, on the wall clock, for people.
@@ -66,6 +66,6 @@ impl Observer for Witness {
     }
 
     fn turned(&self) {
-        self.heartbeat.beat();
+        self.turns.turned();
     }
 }

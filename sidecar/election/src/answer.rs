@@ -18,10 +18,16 @@ impl Elector {
     /// Does this pod lead, until when, with which token? What is promised here is remembered: no release goes out before
     /// it is over.
     pub fn answer(&mut self, now: Moment) -> Answer {
-        let promise = self.promise(now);
-        if let Some(promise) = promise {
+        let answer = self.look(now);
+        if let Some(promise) = answer.promise {
             self.remember_promise(now, promise.valid_for);
         }
+        answer
+    }
+
+    /// The same for somebody who does nothing by it: it is not remembered, so nothing waits for its end.
+    pub fn look(&self, now: Moment) -> Answer {
+        let promise = self.promise(now);
         Answer { promise, reason: self.reason(now, promise.is_some()), holder: self.register.holder_name() }
     }
 

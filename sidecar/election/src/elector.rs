@@ -52,7 +52,7 @@ pub struct Elector {
     /// Until when a program may act on what it was promised, its stop grace included.
     pub(crate) promised: Option<Span>,
     /// Until when the program may act on what an earlier process of this pod promised it. Nobody can take that back: no one here
-    /// knows to whom it was promised.
+    /// knows to whom it was promised, nor with which stop grace.
     pub(crate) inherited: Option<Span>,
     pub(crate) willing: bool,
     pub(crate) terminating: bool,
@@ -188,8 +188,8 @@ impl Elector {
     pub fn poll_timeout(&self, now: Moment) -> Option<Duration> {
         let expiry = match &self.role {
             Role::Leading(term) => Some(term.validity.surely_left(now)),
-            Role::Following if self.terminating => {
-                Some(self.acquiring_for(now)).filter(|left| !left.is_zero())
+            Role::Following | Role::Stopping(_) if self.terminating => {
+                Some(self.claimed_for(now)).filter(|left| !left.is_zero())
             }
             _ => None,
         };
@@ -202,12 +202,23 @@ impl Elector {
     }
 
     /// After [`Input::Terminate`]: nothing is left to do, the process may exit. Until then it should go on as long as it
-    /// is let.
+    /// is let. A release that fails is not tried for ever: once the others waited for the whole lease, they need none.
     pub fn is_done(&self, now: Moment) -> bool {
         self.terminating
-            && matches!(self.role, Role::Following | Role::HistoryLost)
+            && !matches!(self.role, Role::Leading(_))
             && !matches!(self.in_flight, Some(InFlight::Write(_)))
-            && self.acquiring_for(now).is_zero()
+            && self.claimed_for(now).is_zero()
+    }
+
+    /// For how long this process, which leads no more, may still have something to release.
+    fn claimed_for(&self, now: Moment) -> Duration {
+        let Role::Stopping(term) = &self.role else {
+            return self.acquiring_for(now);
+        };
+        let longest_lease = self.config.timing.lease().max(self.config.longest_lease);
+        let renewals = self.unsettled.iter().filter(|attempt| !matches!(attempt.purpose, Purpose::Release));
+        let sent = renewals.map(|attempt| attempt.sent).chain([term.validity.from]);
+        sent.map(|sent| Span::new(sent, longest_lease).possibly_left(now)).max().unwrap_or_default()
     }
 
     /// For how long a write of unknown outcome may yet give this process a term that it has to release. One that lands after
@@ -273,12 +284,13 @@ impl Elector {
             && (self.own_latest == Some(record.write) || self.is_left_by_own_pod(record))
     }
 
-    /// Held by an earlier process of this pod, which is dead because this one owns its socket. Its program runs on here.
+    /// Held by an earlier process of this pod, which is dead because this one owns its socket. Its program runs on here, on
+    /// promises that ended with *its* lease, which may have been a longer one: outside a pod a configuration can change.
     /// Whoever saw anything else in between knows that this was put back, over a leader that may know nothing of it.
     fn is_left_by_own_pod(&self, record: &Record) -> bool {
         let me = &self.config.identity;
-        matches!(&record.claim, Claim::Held { holder, reacquired: false, .. }
-            if holder.pod_uid == me.pod_uid && holder.nonce != me.nonce)
+        matches!(&record.claim, Claim::Held { holder, lease, reacquired: false, .. }
+            if holder.pod_uid == me.pod_uid && holder.nonce != me.nonce && *lease <= self.config.timing.lease())
             && !self.memory.others_seen(&me.pod_uid)
             && self.memory.is_latest(record)
     }
@@ -314,9 +326,9 @@ impl Elector {
             Role::HistoryLost => return None,
         };
         if matches!(purpose, Purpose::Acquire { reacquired: true, .. }) {
-            // The earlier process may have promised the most that the policy allows, a moment before it died.
-            let timing = &self.config.timing;
-            self.inherited = Some(self.standing(now, timing.max_promise().min(timing.validity())));
+            // What the earlier process promised, stop grace included, ends before its lease, whatever its policy was.
+            let lease = self.register.record().and_then(Record::lease);
+            self.inherited = Some(Span::new(now, lease.unwrap_or(self.config.timing.lease())));
         }
         Some(Attempt {
             purpose,

@@ -143,6 +143,14 @@ impl Record {
             Claim::Vacant => None,
         }
     }
+
+    /// For how long its holder may have promised anything, at most.
+    pub(crate) fn lease(&self) -> Option<Duration> {
+        match self.claim {
+            Claim::Held { lease, .. } => Some(lease),
+            Claim::Released { .. } | Claim::Vacant => None,
+        }
+    }
 }
 
 impl Content {

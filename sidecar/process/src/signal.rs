@@ -1,19 +1,27 @@
-//! SIGTERM and SIGINT.
+//! The signals that ask a process to end.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that ask this process to end. From its creation on they no longer end the process by themselves.
+/// The signals that ask this process to end: SIGTERM, SIGINT, SIGQUIT, and SIGHUP of a terminal that is closed. From its
+/// creation on they no longer end the process by themselves.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     /// Must be called inside a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// Completes with the name of the next signal. The first one asks for an orderly end; at the second one the caller
@@ -24,6 +32,8 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.quit.recv() => "SIGQUIT",
+            _ = self.hangup.recv() => "SIGHUP",
         }
     }
 

@@ -14,7 +14,7 @@ use axum::{
     extract::State,
     http::{
         HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONNECTION},
+        header::{ALLOW, CACHE_CONTROL, CONNECTION},
     },
     response::{
         IntoResponse, Response,
@@ -35,7 +35,7 @@ const NOBODY: &str = "_nobody";
 pub(super) fn routes(sidecar: Arc<Sidecar>, streams: Streams, host_name: String) -> Router {
     let elector = Elector { sidecar, streams, host_name, said: Mutex::default() };
     // A HEAD would open a stream and close it at once.
-    let no_head = || async { Refusal::MethodNotAllowed };
+    let no_head = || async { ([(ALLOW, "GET")], Refusal::MethodNotAllowed) };
     Router::new()
         .route("/", get(leader))
         .route("/sse", get(changes).head(no_head))

@@ -6,12 +6,15 @@ mod refusal;
 mod streams;
 mod wrapped;
 
-use crate::{program::Channel, sidecar::Sidecar, view::View};
+use crate::{program::Channel, sidecar::Sidecar, status::Status, view::View};
 use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
     extract::{Query, State, rejection::QueryRejection},
-    http::{HeaderName, HeaderValue, StatusCode, header::CACHE_CONTROL},
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{ALLOW, CACHE_CONTROL},
+    },
     middleware::{from_fn, map_response_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -29,6 +32,8 @@ pub use wrapped::wrapped_router;
 
 /// Where `conch-sidecar prestop` tells that the kubelet ran it. For this binary alone.
 pub const PRE_STOP: &str = "/internal/prestop";
+/// Where `conch-sidecar status` and `ready` look. For this binary alone: who acts by the answer asks `/v1/status`.
+pub(crate) const STATUS: &str = "/internal/status";
 
 /// The longest `?wait=`.
 const WAIT_MAX: Duration = Duration::from_mins(5);
@@ -58,7 +63,7 @@ pub fn router_with_elector(sidecar: Arc<Sidecar>, host_name: String) -> Router {
 }
 
 fn routes(sidecar: Arc<Sidecar>, streams: streams::Streams) -> Router {
-    let no_head = || async { Refusal::MethodNotAllowed };
+    let no_head = || async { ([(ALLOW, "GET")], Refusal::MethodNotAllowed) };
     Router::new()
         .route("/v1/leader", get(leader))
         .route("/v1/status", get(status))
@@ -66,6 +71,7 @@ fn routes(sidecar: Arc<Sidecar>, streams: streams::Streams) -> Router {
         .route("/v1/heartbeat", post(heartbeat))
         .route("/v1/term", post(begin_anew))
         .route(PRE_STOP, post(pre_stop))
+        .route(STATUS, get(look))
         .with_state(sidecar)
         // A HEAD would open a stream and close it at once: a resignation.
         .route("/v1/lead", get(streams::lead).head(no_head).with_state(streams.clone()))
@@ -104,9 +110,13 @@ async fn leader(
     query: Result<Query<LeaderQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(LeaderQuery { wait }) = query.map_err(|rejection| Refusal::BadQuery(rejection.body_text()))?;
+    let limit = wait.map(DurationText::get);
+    if limit.is_some_and(|limit| limit > WAIT_MAX) {
+        return Err(Refusal::BadQuery(format!("\"wait\" is at most {} s.", WAIT_MAX.as_secs())));
+    }
     sidecar.ask();
-    if let Some(limit) = wait {
-        wait_for_lead(&sidecar, limit.get()).await?;
+    if let Some(limit) = limit {
+        wait_for_lead(&sidecar, limit).await;
     }
     let view = sidecar.answer(Channel::Elsewhere);
     let status = if view.leader { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -114,10 +124,7 @@ async fn leader(
     Ok(with_headers(status, &view, &view))
 }
 
-async fn wait_for_lead(sidecar: &Sidecar, limit: Duration) -> Result<(), Refusal> {
-    if limit > WAIT_MAX {
-        return Err(Refusal::BadQuery(format!("\"wait\" is at most {} s.", WAIT_MAX.as_secs())));
-    }
+async fn wait_for_lead(sidecar: &Sidecar, limit: Duration) {
     let mut changes = sidecar.subscribe();
     let leads = async {
         while !sidecar.leads() && !sidecar.is_ending() {
@@ -127,13 +134,17 @@ async fn wait_for_lead(sidecar: &Sidecar, limit: Duration) -> Result<(), Refusal
         }
     };
     let _ = timeout(limit, leads).await; // whichever came first, the answer is computed now
-    Ok(())
 }
 
 async fn status(State(sidecar): State<Arc<Sidecar>>) -> Response {
-    let status = sidecar.status();
+    let status = sidecar.status(Channel::Elsewhere);
     sidecar.witness().metrics.answered("status", status.answer.leader);
     with_headers(StatusCode::OK, &status.answer, &status)
+}
+
+/// The same for the commands beside the sidecar, which do nothing by it.
+async fn look(State(sidecar): State<Arc<Sidecar>>) -> Json<Status> {
+    Json(sidecar.status(Channel::Onlooker))
 }
 
 #[derive(Deserialize)]
@@ -246,6 +257,10 @@ async fn read(body: Body) -> Result<Bytes, Refusal> {
 }
 
 fn understand<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Refusal> {
+    // serde would take an array of the fields' values as well.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refusal::BadBody("The body is no JSON object.".to_owned()));
+    }
     serde_json::from_slice(bytes)
         .map_err(|error| Refusal::BadBody(format!("The body is not understood: {error}.")))
 }

@@ -30,7 +30,7 @@ use tokio::{
 /// So many streams may be open at one time.
 pub(crate) const STREAMS_MAX: usize = 64;
 /// A comment after this silence, so that whoever stands between does not take the stream for dead.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a client should wait before it opens a stream again.
 const RETRY: Duration = Duration::from_secs(1);
 /// A later deadline is an event if it is later by this much.
@@ -149,7 +149,7 @@ fn respond(reader: Reader, claim: Option<Claim>) -> Response {
 }
 
 fn sse(events: impl Stream<Item = Result<Event, axum::Error>> + Send + 'static) -> impl IntoResponse {
-    Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive"))
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_INTERVAL).text("alive"))
 }
 
 fn event(view: &View, number: u64) -> Result<Event, axum::Error> {

@@ -17,7 +17,8 @@ use std::sync::Arc;
 /// Serves the API of a sidecar that runs its program itself.
 pub fn wrapped_router(sidecar: Arc<Sidecar>) -> Router {
     let routes = routes(sidecar.clone(), Streams::new(sidecar.clone()));
-    counted(guarded(routes).layer(from_fn(only_asking)), sidecar)
+    // The guard is outermost: whoever may not ask is told that first.
+    counted(guarded(routes.layer(from_fn(only_asking))), sidecar)
 }
 
 async fn only_asking(request: Request, next: Next) -> Response {

@@ -6,7 +6,7 @@
 //! says so, by leaving the guard without a child.
 //!
 //! The program's last check of its deadline is the guard's; its last effect comes before it is dead. So TERM comes at the
-//! deadline at the latest, and KILL before the policy's `stopGrace` is over, by a margin that is left for dying.
+//! deadline at the latest, and KILL before the policy's `stopGrace` is over on any clock, by a margin that is left for dying.
 
 pub mod channel;
 pub mod guard;
@@ -67,12 +67,17 @@ impl StopTimes {
 
     /// When the guard kills, if TERM was due at `end`.
     pub fn kill_at(self, end: Duration) -> Duration {
-        end + self.stop_grace.saturating_sub(self.margin())
+        end + self.surely().saturating_sub(self.margin())
     }
 
     /// When the wrapper kills, if the guard did not.
     pub fn last_resort(self, end: Duration) -> Duration {
-        end + self.stop_grace.saturating_sub(self.margin() / 2)
+        end + self.surely().saturating_sub(self.margin() / 2)
+    }
+
+    /// So much of the stop grace is over at its end on a clock that a kernel lets run slow by 10 %, or on a raw one.
+    fn surely(self) -> Duration {
+        self.stop_grace * 89 / 100
     }
 
     fn margin(self) -> Duration {
@@ -88,7 +93,7 @@ pub struct Wrapper {
     /// Of the API.
     url: String,
     /// Of the instance: held as long as the program may live.
-    lock: File,
+    lock: Option<File>,
     signals: Forwarded,
     children: SignalStream,
     /// A signal asked for the end.
@@ -97,7 +102,7 @@ pub struct Wrapper {
 
 impl Wrapper {
     /// Prepares to run this command. Nothing happens until [`Self::run`]. Must be called inside a tokio runtime.
-    pub fn new(command: Vec<OsString>, stop_grace: Duration, port: u16, lock: File) -> Result<Self> {
+    pub fn new(command: Vec<OsString>, stop_grace: Duration, port: u16) -> Result<Self> {
         ensure!(
             stop_grace >= STOP_GRACE_MIN,
             "the stop grace is {stop_grace:?}: it must be at least {STOP_GRACE_MIN:?}, or a program cannot be ended in time"
@@ -107,16 +112,31 @@ impl Wrapper {
             command,
             times: StopTimes::new(stop_grace),
             url: format!("http://127.0.0.1:{port}"),
-            lock,
+            lock: None,
             signals: Forwarded::new().context("failed to listen for signals")?,
             children: signal(SignalKind::child()).context("failed to listen for the ends of processes")?,
             told_to_end: false,
         })
     }
 
+    /// Takes the lock of the instance, which is held as long as the program may live.
+    pub fn hold_lock(&mut self, lock: File) {
+        self.lock = Some(lock);
+    }
+
+    /// Waits for the next signal that asks for the end. For as long as no program runs.
+    pub async fn told_to_end_at_once(&mut self) -> Signal {
+        loop {
+            let signal = self.signals.next().await;
+            if asks_for_the_end(signal) {
+                return signal;
+            }
+        }
+    }
+
     /// Runs the program whenever this process leads, until it exits by itself or a signal asks for the end. Returns the exit
     /// code; then nothing that the program started is left, and the sidecar is told to end.
-    pub async fn run(mut self, sidecar: &Sidecar) -> Result<u8> {
+    pub async fn run(&mut self, sidecar: &Sidecar) -> Result<u8> {
         let code = loop {
             sidecar.open_stream();
             let Some(term) = self.wait_for_term(sidecar).await? else {
@@ -156,7 +176,8 @@ impl Wrapper {
     async fn run_for(&mut self, sidecar: &Sidecar, term: Term) -> Result<Ended> {
         tracing::info!(token = term.token, program = %self.command[0].display(), "leads: starts the program");
         let environment = [(ENV_URL, self.url.as_str())];
-        let mut run = Run::start(term, self.times, &self.command, &environment, &self.lock)?;
+        let held = self.lock.as_ref().context("the instance has no lock")?;
+        let mut run = Run::start(term, self.times, &self.command, &environment, held)?;
         let mut changes = sidecar.subscribe();
         let ended = loop {
             changes.mark_unchanged();
@@ -204,4 +225,20 @@ pub fn copy_self(to: &Path) -> Result<()> {
 fn term(view: &View) -> Option<Term> {
     let deadline = view.deadline_boottime_ns.as_deref()?.parse().ok()?;
     Some(Term { token: view.token.clone()?, deadline: Duration::from_nanos(deadline) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_killed_within_the_stop_grace_on_a_clock_that_is_slewed_by_a_tenth() {
+        for stop_grace_ms in [200, 500, 1_000, 3_000, 30_000, 600_000] {
+            let stop_grace = Duration::from_millis(stop_grace_ms);
+            let times = StopTimes::new(stop_grace);
+            let (kill, last) = (times.kill_at(Duration::ZERO), times.last_resort(Duration::ZERO));
+            assert!(kill < last && last * 10 / 9 < stop_grace, "{stop_grace:?}: {kill:?}, {last:?}");
+            assert!(kill >= stop_grace / 2, "{stop_grace:?}: {kill:?}");
+        }
+    }
 }

@@ -258,6 +258,12 @@ impl Candidate {
         elector.answer((self.shared.clock)())
     }
 
+    /// The same for somebody who does nothing by it: nothing waits for its end.
+    pub fn look(&self) -> Answer {
+        let elector = self.shared.elector();
+        elector.look((self.shared.clock)())
+    }
+
     /// Does this pod lead at this moment? Promises nothing.
     pub fn leads(&self) -> bool {
         let elector = self.shared.elector();

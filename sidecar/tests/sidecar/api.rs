@@ -117,6 +117,7 @@ async fn a_bad_query_is_refused_and_asks_nothing() {
         assert_eq!(answer.body["reason"], "BadQuery", "{query}");
         assert!(answer.body["message"].as_str().is_some_and(|message| !message.is_empty()));
     }
+    assert_eq!(pod.get("/v1/status").await.body["candidate"], false);
 }
 
 #[tokio::test]
@@ -132,6 +133,9 @@ async fn resign_wants_the_running_term_and_a_body_that_it_understands() {
     let bad = [
         "",
         "null",
+        "[]",
+        &format!(r#"["{token}"]"#),
+        &format!(r#"["{token}",null]"#),
         "{}",
         r#"{"token":1}"#,
         r#"{"token":""}"#,
@@ -218,7 +222,10 @@ async fn a_wrong_path_or_method_is_told_the_right_ones() {
     }
     for path in ["/v1/lead", "/v1/watch"] {
         let head = pod.ask(Method::HEAD, path, &[LOCAL], "").await;
-        assert_eq!(head.status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(
+            (head.status, &head.headers["allow"]),
+            (StatusCode::METHOD_NOT_ALLOWED, &"GET".parse().unwrap())
+        );
     }
     assert_eq!(pod.get("/v1/status").await.body["candidate"], false);
 }

@@ -217,7 +217,7 @@ async fn a_client_that_keeps_an_answer_is_waited_for_if_the_time_to_stop_is_long
     let kept = Compatibility::LeaderElector.answer_kept();
     let step = Duration::from_secs(1);
     let cut_off = async |store: &MemoryStore, _: &Pod| store.set_link(Link::Silent);
-    let told_to_end = async |_: &MemoryStore, first: &Pod| first.sidecar.signalled("SIGTERM");
+    let told_to_end = async |_: &MemoryStore, first: &Pod| first.is_told_to_end();
     let (accepted, refused) = (kept + step, Duration::from_secs(3));
     let safe = [followed_after(accepted, cut_off).await, followed_after(accepted, told_to_end).await];
     assert!(safe.iter().all(|after| *after >= kept + step), "{safe:?}");

@@ -22,6 +22,8 @@ const ROUNDS: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 /// So long a round lasts at least.
 const LOAD: Duration = Duration::from_secs(10);
+/// And so long at most, if connections are refused.
+const LOAD_MAX: Duration = Duration::from_mins(1);
 /// How long the sidecar itself may work for its clients between the moment at which a renewal is due and its arrival. Time in
 /// which it had no processor is not counted: other tests and the attackers run on the same ones. 50 ms is what is promised
 /// of the binary that is shipped. One that is not optimised needs 25 ms, and 90 to 135 ms if it serves whoever pipelines as
@@ -127,11 +129,14 @@ fn send_much(port: u16, ended: &AtomicBool) {
     }
 }
 
-/// Attempts its part of the connections, holding as many as it may.
-fn flood(port: u16, attempts: &AtomicUsize, ended: &AtomicBool) {
-    let mut held = Vec::new();
-    while attempts.fetch_add(1, Ordering::Relaxed) < CONNECTIONS || !ended.load(Ordering::Relaxed) {
-        held.extend(open(addresses(port)[0]));
+/// Makes its part of the connections, holding as many as it may.
+fn flood(port: u16, made: &AtomicUsize, ended: &AtomicBool) {
+    let (began, mut held) = (Instant::now(), Vec::new());
+    let too_few = || made.load(Ordering::Relaxed) < CONNECTIONS && began.elapsed() < LOAD_MAX;
+    while too_few() || !ended.load(Ordering::Relaxed) {
+        let Some(stream) = open(addresses(port)[0]) else { continue };
+        made.fetch_add(1, Ordering::Relaxed);
+        held.push(stream);
         if held.len() == 100 {
             held.drain(..50);
         }
@@ -145,13 +150,13 @@ fn yielding(attack: impl FnOnce()) {
 }
 
 /// One round of everything at once.
-fn attack(running: &Running, server: &LeaseServer, attempts: &AtomicUsize) -> Lateness {
+fn attack(running: &Running, server: &LeaseServer, made: &AtomicUsize) -> Lateness {
     let (began, ended) = (Instant::now(), AtomicBool::new(false));
     let looks = thread::scope(|scope| {
         scope.spawn(|| yielding(|| hold_places(running.port, &ended)));
         scope.spawn(|| yielding(|| send_much(running.port, &ended)));
         for _ in 0..FLOODERS {
-            scope.spawn(|| yielding(|| flood(running.port, attempts, &ended)));
+            scope.spawn(|| yielding(|| flood(running.port, made, &ended)));
         }
         let looks = scope.spawn(|| look(running.pid(), &ended));
         thread::sleep(LOAD);
@@ -167,21 +172,21 @@ fn renewals_are_on_time_whatever_clients_do() {
     let running = Running::candidate("me", &server.kubeconfig(), &[], None);
     let token = running.lead();
     server.observe(running.pid());
-    let (began, attempts) = (Instant::now(), AtomicUsize::new(0));
+    let (began, made) = (Instant::now(), AtomicUsize::new(0));
     thread::sleep(RENEW_INTERVAL * 8);
     Lateness::of(&server, began, &[]).print("before");
     // Where the API server's thread gets no processor, the sidecar goes on working for others, which is counted here though
     // nothing waits for it. That only adds, so one renewal in ten is not looked at, and the best round counts.
     let mut worst = (0..ROUNDS).map(|round| {
-        let under_load = attack(&running, &server, &attempts);
+        let under_load = attack(&running, &server, &made);
         under_load.print(&format!("under load, round {round}"));
         assert!(under_load.work.len() >= 10, "{:?}", under_load.late);
         nine_of_ten(&under_load.work)
     });
     let in_time = worst.any(|worst| worst <= WORK_MAX);
-    let attempts = attempts.load(Ordering::Relaxed);
-    println!("RESULT connections attempted: {attempts} in {:?}", began.elapsed());
-    assert!(in_time && attempts >= CONNECTIONS);
+    let made = made.load(Ordering::Relaxed);
+    println!("RESULT connections made: {made} in {:?}", began.elapsed());
+    assert!(in_time && made >= CONNECTIONS, "in time: {in_time}, connections: {made}");
     // Nobody waits for the end of the attack: places are free as soon as their clients are gone.
     let answer = running.get("/v1/leader");
     assert_eq!(answer.statuses(), [200], "{}", running.said());

@@ -6,17 +6,17 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode},
     response::Response,
 };
-use conch_crds::program::Presence;
+use conch_crds::{PodDeletion, program::Presence};
 use conch_election::{Config, Content, Identity, Nonce, Timing};
 use conch_sidecar::{
     gate::Rules,
     http,
     metrics::{LeaderStatus, Metrics},
     program::Program,
-    shutdown::Shutdown,
+    shutdown::{Shutdown, Sign},
     sidecar::Sidecar,
     view::About,
-    watchdog::Heartbeat,
+    watchdog::LoopTurns,
     witness::Witness,
 };
 use conch_stores::{
@@ -35,6 +35,8 @@ pub(crate) const LEASE: Duration = Duration::from_secs(4);
 pub(crate) const RENEW_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) const MAX_PROMISE: Duration = Duration::from_secs(1);
 pub(crate) const STOP_GRACE: Duration = Duration::from_millis(500);
+/// The sidecar image that was injected.
+pub(crate) const IMAGE: &str = "conch:1";
 pub(crate) const LOCAL: (&str, &str) = ("host", "localhost:4040");
 pub(crate) const POST: (&str, &str) = ("conch-request", "1");
 
@@ -82,7 +84,7 @@ pub(crate) fn pod_over<S: Store>(
     let config = Config { identity, timing, longest_lease: timing.lease(), fencing_offset: 0 };
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let witness = Arc::new(Witness::new(metrics, Heartbeat::default()));
+    let witness = Arc::new(Witness::new(metrics, LoopTurns::default()));
     let (driver, candidate) = Driver::new(store, config, clock, witness.clone());
     let about = About {
         election: "shop/payments".to_owned(),
@@ -92,7 +94,7 @@ pub(crate) fn pod_over<S: Store>(
         store: "memory".to_owned(),
         fencing: Box::new(|| Fencing::Strict),
     };
-    let shutdown = Shutdown::new(pod_uid, "conch:1".to_owned());
+    let shutdown = Shutdown::new(pod_uid, IMAGE.to_owned());
     let sidecar = Arc::new(Sidecar::new(candidate, clock, about, witness, program, shutdown));
     let status_of = Arc::clone(&sidecar);
     let election = sidecar.about().election.clone();
@@ -104,6 +106,19 @@ pub(crate) fn pod_over<S: Store>(
 }
 
 impl Pod {
+    /// What the operator says when somebody deletes this pod, which names this image of the sidecar then.
+    pub(crate) fn is_being_deleted(&self, image: &str) {
+        let (pod_uid, sidecar_image) = (self.sidecar.about().pod_uid.clone(), image.to_owned());
+        let deletion = PodDeletion { pod_uid, grace_seconds: 30, sidecar_image };
+        self.sidecar.note(Sign::Deletion(conch_stores::clock::now(), deletion));
+    }
+
+    /// SIGTERM of a pod that is being deleted, without a proof that its program has exited.
+    pub(crate) fn is_told_to_end(&self) {
+        self.is_being_deleted("another image");
+        self.sidecar.signalled("SIGTERM");
+    }
+
     /// The same pod, whose sidecar also answers as nais/elector does.
     pub(crate) fn with_elector(mut self, host_name: &str) -> Self {
         self.router = http::router_with_elector(Arc::clone(&self.sidecar), host_name.to_owned());

@@ -1,7 +1,8 @@
 //! The real process against a real API server. `CONCH_TEST_KUBECONFIG` names an administrator's kubeconfig of a cluster that
 //! may be used for tests; without it each test says that it was skipped.
 
-use crate::real::{Election, LEASE, MAX_PROMISE, STOP_GRACE};
+use crate::real::{Election, LEASE, MAX_PROMISE, STOP_GRACE, two_free_ports};
+use conch_sidecar::shutdown::MARK_DELAY_MAX;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -69,12 +70,37 @@ fn a_sidecar_that_stood_still_at_the_beginning_of_the_end_knows_how_long_ago_tha
     assert!(first.ends_within(END).success());
 }
 
+/// What the kubelet does for another image, or after a failed probe: the program runs on, and nobody else may lead.
 #[test]
-fn a_sidecar_that_is_restarted_alone_leaves_its_program_its_promise() {
+fn a_sidecar_that_is_restarted_alone_leads_on_in_its_next_process() {
+    let Some(election) = Election::new() else { return };
+    let (mut first, second) = (election.start("first"), election.start("second"));
+    let term = first.lead();
+    second.get("/v1/leader");
+    assert!(first.run("prestop").status.success());
+    first.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(100));
+    let (status, answer) = first.get("/v1/leader");
+    assert_eq!((status, &answer["terminating"], &answer["token"]), (200, &true.into(), &term["token"]));
+    assert!(first.ends_within(END).success());
+    let ended = Instant::now();
+    let again = election.start("first");
+    let next = again.lead();
+    assert!(ended.elapsed() < LEASE / 2, "{:?}", ended.elapsed());
+    assert!(next["token"].as_str() > term["token"].as_str() && next["terminating"] == false, "{next}");
+    assert_eq!(second.get("/v1/leader").0, 503);
+}
+
+#[test]
+fn without_proof_a_pod_that_is_deleted_leaves_its_program_its_promise() {
     let Some(election) = Election::new() else { return };
     let (mut first, second) = (election.start("first"), election.start("second"));
     first.lead();
+    // Another deletion's mark: this one came long after preStop.
     assert!(first.run("prestop").status.success());
+    std::thread::sleep(MARK_DELAY_MAX);
+    election.mark_deletion("first", 30);
+    std::thread::sleep(Duration::from_millis(200));
     let promised = Instant::now();
     assert_eq!(first.get("/v1/leader").0, 200);
     first.signal(Signal::TERM);
@@ -85,6 +111,16 @@ fn a_sidecar_that_is_restarted_alone_leaves_its_program_its_promise() {
     assert!(promised.elapsed() >= MAX_PROMISE + STOP_GRACE, "{:?}", promised.elapsed());
     assert!(promised.elapsed() < LEASE, "it is released, not run out: {:?}", promised.elapsed());
     assert!(first.ends_within(END).success());
+}
+
+#[test]
+fn a_pod_has_one_sidecar_for_an_election_whatever_its_port() {
+    let Some(election) = Election::new() else { return };
+    let first = election.start("first");
+    let output = election.command("first", two_free_ports()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("another sidecar of pod first"), "{said}");
+    assert_eq!(first.get("/v1/status").0, 200);
 }
 
 #[test]
@@ -163,9 +199,14 @@ fn the_commands_beside_it_ask_the_process() {
 #[test]
 fn what_cannot_be_held_safely_does_not_start() {
     let Some(election) = Election::new() else { return };
-    let output = election.command("first", 4_040).env("CONCH_STOP_GRACE_MS", "3900").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("must be at least"), "{said}");
+    for (variable, value, why) in [
+        ("CONCH_STOP_GRACE_MS", "3900", "must be at least"),
+        ("CONCH_ELECTION", "Jobs of the night", "lower-case"),
+    ] {
+        let output = election.command("first", 4_040).env(variable, value).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(why), "{said}");
+    }
 }
 
 #[test]

@@ -53,7 +53,11 @@ impl Election {
     pub(crate) fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let Some(kubeconfig) = env::var_os(KUBECONFIG).map(PathBuf::from) else {
-            eprintln!("skipped: {KUBECONFIG} is not set");
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or("a test");
+            let line = format!("SKIPPED {name}: {KUBECONFIG} names no cluster\n");
+            // Not by println, which is shown of failed tests only.
+            std::io::stdout().write_all(line.as_bytes()).unwrap();
             return None;
         };
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -149,7 +153,7 @@ impl Election {
             ("CONCH_IMAGE", IMAGE.to_owned()),
             ("CONCH_PORT", port.to_string()),
         ];
-        command.env_clear().envs(environment).env("KUBECONFIG", &self.kubeconfig);
+        command.env_clear().envs(environment).env("CONCH_KUBECONFIG", &self.kubeconfig);
         command
     }
 }

@@ -40,7 +40,7 @@ impl Running {
         let (directory, port) = (TempDir::new().unwrap(), two_free_ports());
         let mut command = command(id, port, directory.path(), files);
         command.args(more).stderr(File::create(directory.path().join("log")).unwrap());
-        command.envs(kubeconfig.map(|path| ("KUBECONFIG", path)));
+        command.envs(kubeconfig.map(|path| ("CONCH_KUBECONFIG", path)));
         let running = Self { child: command.spawn().unwrap(), port, directory };
         assert!(running.run(&["ready"]).status.success(), "{}", running.said());
         running

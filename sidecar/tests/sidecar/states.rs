@@ -120,7 +120,7 @@ impl World {
             State::Terminating => self.pod.sidecar.pre_stop(now()),
             State::Terminated => {
                 self.pod.sidecar.pre_stop(now());
-                self.pod.sidecar.signalled("SIGTERM");
+                self.pod.is_told_to_end();
             }
             State::Resigned => {
                 let answer = self.pod.resign(&json!({ "token": token }).to_string()).await;

@@ -91,7 +91,7 @@ async fn streams_tell_of_the_announced_end_and_of_the_lost_lead_at_once() {
             break;
         }
     }
-    pod.sidecar.signalled("SIGTERM");
+    pod.is_told_to_end();
     let data = told_of_the_end(&mut events).await;
     assert_eq!(data["reason"], "Terminating");
 }

@@ -1,13 +1,17 @@
 //! `conch-sidecar run` as a process, over a register in its own memory.
 
 use crate::{
+    lease_server::LeaseServer,
     real::{LEASE, STOP_GRACE, two_free_ports},
+    running::exchange,
     wrapping::{BINARY, Mark, Wrapper, run_command, until},
 };
 use rustix::process::{Signal, kill_process};
+use serde_json::json;
 use std::{
     fs,
     io::Write,
+    net::{Ipv4Addr, TcpStream},
     os::unix::process::ExitStatusExt,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -125,6 +129,72 @@ fn nobody_else_can_give_away_or_claim_the_lead_of_a_program_that_runs() {
 }
 
 #[test]
+fn whoever_may_not_ask_at_all_is_told_that_first() {
+    let directory = tempdir().unwrap();
+    let wrapper = Wrapper::start(&directory, &Mark::new().sleep());
+    until("it answers", || TcpStream::connect((Ipv4Addr::LOCALHOST, wrapper.port())).is_ok());
+    let ask = |request: &str| {
+        exchange(TcpStream::connect((Ipv4Addr::LOCALHOST, wrapper.port())).unwrap(), request.as_bytes())
+    };
+    let stranger = ask("POST /v1/resign HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    assert_eq!(stranger.statuses(), [403], "{}", stranger.0);
+    let chunked = "POST /v1/resign HTTP/1.1\r\nHost: localhost\r\nConch-Request: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let next = "GET /v1/leader HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answer = ask(&format!("{chunked}0\r\n\r\n{next}"));
+    assert_eq!(answer.statuses(), [409], "nothing follows on that connection: {}", answer.0);
+}
+
+#[test]
+fn a_program_that_exits_while_the_store_is_away_is_not_waited_for_longer_than_a_lease() {
+    for signalled in [false, true] {
+        let (directory, server) = (tempdir().unwrap(), LeaseServer::start());
+        let (runs, go) = (directory.path().join("runs"), directory.path().join("go"));
+        let script =
+            format!("touch {}; until [ -e {} ]; do sleep 0.02; done; exit 7", runs.display(), go.display());
+        let port = two_free_ports();
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--election", "jobs", "--instance-id", "me", "--lease-duration-ms", "6000"]);
+        command.args(["--renew-interval-ms", "500", "--stop-grace-ms", "500", "--port", &port.to_string()]);
+        command.arg("--kubeconfig").arg(server.kubeconfig()).arg("--state-directory").arg(directory.path());
+        let child = command.args(["--", "sh", "-c", &script]).stderr(Stdio::null()).spawn().unwrap();
+        let mut wrapper = Wrapper::new(child, port);
+        until("the program runs", || runs.exists());
+        drop(server);
+        std::fs::write(go, "").unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(wrapper.runs(), "it still tries to release");
+        let began = Instant::now();
+        if signalled {
+            wrapper.signal(Signal::TERM);
+        }
+        assert_eq!(wrapper.ends().code(), Some(7), "the program's");
+        // Otherwise the lease of 6 s would have to run out, of which at least 3.5 s are left.
+        assert!(!signalled || began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_kubeconfig_that_runs_a_program_to_sign_in_is_refused() {
+    let directory = tempdir().unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "it", "user": {"exec": {"apiVersion": "client.authentication.k8s.io/v1",
+            "command": "touch", "args": [directory.path().join("ran")], "interactiveMode": "Never"}}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+    });
+    std::fs::write(&kubeconfig, text.to_string()).unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["serve", "--election", "jobs", "--instance-id", "me", "--port"]);
+    command.arg(two_free_ports().to_string()).arg("--kubeconfig").arg(&kubeconfig);
+    let output = command.arg("--state-directory").arg(directory.path()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("running a program"), "{said}");
+    assert!(!directory.path().join("ran").exists());
+}
+
+#[test]
 fn two_processes_are_never_one_instance() {
     let directory = tempdir().unwrap();
     let serve = || {
@@ -152,7 +222,7 @@ fn a_key_that_is_not_known_is_said_and_a_flag_beats_the_environment_beats_the_fi
         fs::write(&config, format!("election: jobs\nstore: memory\nstate-directory: /missing\n{file}"))
             .unwrap();
         let mut command = Command::new(BINARY);
-        command.args(["serve", "--config"]).arg(&config).env_remove("KUBECONFIG");
+        command.args(["serve", "--config"]).arg(&config).env_remove("CONCH_KUBECONFIG");
         command.envs(variable.map(|id| ("CONCH_INSTANCE_ID", id)));
         command.args(flag.map(|id| format!("--instance-id={id}")));
         let output = command.output().unwrap();

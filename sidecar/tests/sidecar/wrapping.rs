@@ -121,7 +121,7 @@ pub(crate) fn run_command(directory: &TempDir, port: u16, script: &str) -> Comma
         .arg("--state-directory")
         .arg(directory.path())
         .args(["--", "sh", "-c", script])
-        .env_remove("KUBECONFIG")
+        .env_remove("CONCH_KUBECONFIG")
         .stderr(Stdio::null());
     command
 }
@@ -134,6 +134,14 @@ impl Wrapper {
 
     pub(crate) fn new(child: Child, port: u16) -> Self {
         Self { child, port }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

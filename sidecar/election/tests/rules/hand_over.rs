@@ -1,7 +1,7 @@
 //! From one leader to the next.
 
 use crate::world::*;
-use conch_election::{Claim, Content, Event, Input};
+use conch_election::{Action, Claim, Content, Event, Input, WriteError};
 
 #[test]
 fn a_release_lets_the_successor_lead_within_milliseconds_and_with_a_higher_token() {
@@ -36,13 +36,36 @@ fn a_release_whose_answer_was_lost_is_settled_and_not_repeated_over_a_successor(
     first.resign(at(1_000), token, None).unwrap();
     let (release, expected) = expect_write(first.poll_action(at(1_000)));
     register.write(&release, expected.as_ref()).unwrap();
-    first.handle(at(2_000), Input::Written(Err(conch_election::WriteError::Failed(timeout()))));
+    first.handle(at(2_000), Input::Written(Err(WriteError::Failed(timeout()))));
     first.handle(at(2_000), Input::Terminate);
     register.put(held_by(2, 2, LEASE));
     let successor = register.stored.clone();
     register.run_until(&mut first, 2_000, 40_000);
     assert_eq!(register.stored, successor);
     assert!(first.is_done(at(40_000)));
+}
+
+#[test]
+fn a_release_that_the_store_never_takes_is_given_up_when_the_lease_is_over_anyway() {
+    let (mut elector, _) = leader();
+    elector.handle(at(1_000), Input::ProgramStopped);
+    elector.handle(at(1_000), Input::Terminate);
+    // The leader's last write was sent in the first 20 ms; no request is ever answered after that.
+    let lease = u64::try_from(LEASE.as_millis()).unwrap();
+    let mut now = 1_000;
+    while now < lease {
+        assert!(!elector.is_done(at(now)), "at {now} ms somebody may still be spared a wait");
+        match elector.poll_action(at(now)) {
+            Some(Action::Read { .. }) => elector.handle(at(now + 1), Input::Read(Err(timeout()))),
+            Some(Action::Write { .. }) => {
+                elector.handle(at(now + 1), Input::Written(Err(WriteError::Failed(timeout()))));
+            }
+            None => {}
+        }
+        let sleep = elector.poll_timeout(at(now + 1)).expect("the driver is woken to end");
+        now += 1 + u64::try_from(sleep.as_millis()).unwrap().max(1);
+    }
+    assert!(elector.is_done(at(lease + 20)));
 }
 
 #[test]

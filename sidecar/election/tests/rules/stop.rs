@@ -1,7 +1,7 @@
 //! A leader watches its own record and stops at once; it never takes a term over that is not provably its own.
 
 use crate::world::*;
-use conch_election::{Claim, Config, Content, EndCause, Event, Identity, Input, Nonce};
+use conch_election::{Claim, Config, Content, EndCause, Event, Identity, Input, Nonce, Timing};
 
 fn ends_with(meddle: impl FnOnce(&mut Register), cause: EndCause) {
     let (mut elector, mut register) = leader();
@@ -149,13 +149,16 @@ fn a_restart_is_forgiven_when_a_whole_lease_is_over_and_no_sooner() {
 }
 
 #[test]
-fn a_restarted_sidecar_takes_the_longest_promise_of_its_predecessor_as_standing() {
+fn a_restarted_sidecar_takes_whatever_its_predecessor_promised_as_standing() {
     let (_, mut register) = leader();
-    let mut second = willing(restarted(77));
+    // Its own policy allows less: the other one's may have been changed.
+    let brief = Timing::new(LEASE, ms(2_000), ms(500), ms(500)).unwrap();
+    let mut second = willing(Config { timing: brief, ..restarted(77) });
     register.run(&mut second, at(1_500));
+    assert!(second.leads(at(1_500)));
     second.handle(at(1_600), Input::Terminate);
-    let end = 1_500 + 5_555 + 3_000;
-    register.run_until(&mut second, 1_600, end);
+    let end = 1_500 + 15_000;
+    register.run_until(&mut second, 1_600, end - 1);
     let held = |register: &Register| {
         matches!(&register.stored.as_ref().unwrap().content,
             Content::Record(record) if matches!(record.claim, Claim::Held { .. }))
@@ -163,6 +166,20 @@ fn a_restarted_sidecar_takes_the_longest_promise_of_its_predecessor_as_standing(
     assert!(held(&register));
     register.run_until(&mut second, end, end + 200);
     assert!(!held(&register));
+}
+
+#[test]
+fn a_restarted_sidecar_waits_out_a_longer_lease_of_its_predecessor() {
+    let (_, register) = leader();
+    for (lease_ms, at_once) in [(15_000, true), (20_000, true), (14_000, false)] {
+        let mut register = register.clone();
+        let timing = Timing::new(ms(lease_ms), ms(2_000), GRACE, ms(5_000)).unwrap();
+        let mut second = willing(Config { timing, longest_lease: ms(lease_ms), ..restarted(77) });
+        register.run(&mut second, at(1_500));
+        assert_eq!(second.leads(at(1_500)), at_once, "{lease_ms}");
+        let next = first_write(&mut second, 1_501, 60_000).unwrap();
+        assert!(at_once || next >= 1_500 + 15_000, "{lease_ms}: {next}");
+    }
 }
 
 #[test]
