@@ -13,7 +13,7 @@ public class Leader {
     static final URI LEDGER = URI.create(System.getenv("LEDGER_URL"));
 
     /** The deadline is a time of System.nanoTime(), which stands still while the machine is suspended. Java has no clock
-     *  that goes on; where machines are suspended, count with /proc/uptime as leader.go does. */
+     *  that goes on; where machines are suspended, count with /proc/uptime as leader.rs does. */
     record Answer(boolean leads, String token, long deadline, boolean terminating) {}
 
     /** What is not clearly a yes is a no. */

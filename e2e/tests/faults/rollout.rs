@@ -179,7 +179,7 @@ fn set_sidecar_image(stage: &Stage<'_>, image: &str) {
 }
 
 #[test]
-fn a_sidecar_whose_image_is_changed_in_place_leads_again_or_is_replaced() {
+fn a_sidecar_whose_image_is_changed_in_place_leads_on_in_its_pod() {
     Scenario::new("7 the image of the leader's sidecar changed in place", "image").run(|stage| {
         let image = Program::Sidecar.reference();
         let other = format!("{}:other", Program::Sidecar.repository());
@@ -193,7 +193,9 @@ fn a_sidecar_whose_image_is_changed_in_place_leads_again_or_is_replaced() {
         sleep(3);
         let event = conch_probe::now();
         set_sidecar_image(stage, &other);
-        stage.new_term(event, event)
+        let course = stage.new_term(event, event);
+        assert_eq!(stage.probes.leader().unwrap(), stage.leader, "another pod leads");
+        course
     });
 }
 

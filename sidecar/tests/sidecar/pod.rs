@@ -42,7 +42,7 @@ pub(crate) const POST: (&str, &str) = ("conch-request", "1");
 
 pub(crate) struct Pod {
     pub(crate) sidecar: Arc<Sidecar>,
-    router: Router,
+    pub(crate) router: Router,
     pub(crate) store: MemoryStore,
     registry: Registry,
     _driver: JoinHandle<Result<(), ChangesEnded>>,
