@@ -9,7 +9,13 @@ mod fitness;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]
+mod over_postgres;
+#[cfg(test)]
 mod pod;
+#[cfg(test)]
+#[path = "../../stores/tests/postgres/server.rs"]
+#[expect(dead_code, reason = "the tests of the store need more of it")]
+mod postgres_server;
 #[cfg(test)]
 mod process;
 #[cfg(test)]

@@ -180,3 +180,25 @@ fn nullable(text: Option<&str>) -> String {
 fn number(number: Option<u64>) -> String {
     number.map_or_else(|| "NULL".to_owned(), |number| number.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_has_the_statements_that_create_the_table() {
+        let document = include_str!("../../../../docs/postgresql.md");
+        let block = document.split("```sql name=postgresql-table\n").nth(1).unwrap();
+        assert!(block.starts_with(CREATE_TABLE), "docs/postgresql.md has another table");
+    }
+
+    #[test]
+    fn a_channel_is_a_name_of_its_own_for_each_election_and_schema() {
+        let channel = |schema: &str, election: &str| Table::new(schema, election, Duration::ZERO).channel();
+        let long = "x".repeat(500);
+        let channels = [channel("a", "n/e"), channel("a", "n/f"), channel("b", "n/e"), channel("a", &long)];
+        for (index, one) in channels.iter().enumerate() {
+            assert!(one.len() <= 63 && !channels[index + 1..].contains(one), "{channels:?}");
+        }
+    }
+}

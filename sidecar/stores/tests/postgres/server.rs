@@ -31,6 +31,7 @@ const KEEPER: &str = r#"
 pub(crate) struct Server {
     directory: TempDir,
     arguments: String,
+    port: u16,
     keeper: Mutex<Option<Child>>,
 }
 
@@ -75,6 +76,12 @@ impl Server {
         Some(server)
     }
 
+    /// Serves this port of the machine as well, with more arguments, from the next start on.
+    pub(crate) fn listen(&mut self, port: u16, arguments: &str) {
+        self.port = port;
+        self.arguments = format!("-c listen_addresses=127.0.0.1 -c port={port} {arguments}");
+    }
+
     /// A standby of this server, which follows it as soon as it is served.
     pub(crate) fn standby(&self) -> Self {
         let standby = Self::folder(&self.arguments);
@@ -89,7 +96,7 @@ impl Server {
         if rustix::process::geteuid().is_root() {
             chown(directory.path(), Some(postgres_uid()), None).unwrap();
         }
-        Self { directory, arguments: arguments.to_owned(), keeper: Mutex::default() }
+        Self { directory, arguments: arguments.to_owned(), port: 5_432, keeper: Mutex::default() }
     }
 
     fn data(&self) -> PathBuf {
@@ -102,7 +109,7 @@ impl Server {
 
     /// The socket in the server's folder.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.path().join(".s.PGSQL.5432")
+        self.directory.path().join(format!(".s.PGSQL.{}", self.port))
     }
 
     /// Starts it and waits until it answers.
@@ -133,7 +140,14 @@ impl Server {
 
     fn answers(&self) -> bool {
         let mut ask = Command::new("psql");
-        ask.arg("-h").arg(self.directory.path()).args(["-U", "postgres", "-qAtc", "SELECT 1"]);
+        ask.arg("-h").arg(self.directory.path()).args([
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-qAtc",
+            "SELECT 1",
+        ]);
         ask.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
     }
 
@@ -190,7 +204,11 @@ impl Server {
     }
 
     pub(crate) async fn client(&self, user: &str) -> Client {
-        let address = format!("host={} user={user} dbname=postgres", self.directory.path().display());
+        let address = format!(
+            "host={} port={} user={user} dbname=postgres",
+            self.directory.path().display(),
+            self.port
+        );
         let (client, connection) = tokio_postgres::connect(&address, NoTls).await.unwrap();
         tokio::spawn(connection);
         client

@@ -5,7 +5,7 @@ use crate::{
     relay::Relay,
     server::{GUARDED, PASSWORD, Server, shared},
 };
-use conch_stores::postgres::{CREATE_TABLE, Options, PostgresStore, Settings};
+use conch_stores::postgres::{Options, PostgresStore, Settings};
 use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -34,14 +34,14 @@ pub(crate) async fn row(_name: &str) -> Option<Election> {
     Some(Election::on(server).await)
 }
 
-/// Makes the table and the role as an administrator does.
+/// Makes the table and the role as an administrator does, by the block "postgresql-table" of the document.
 pub(crate) async fn prepare(server: &Server) {
     let hands = server.administrator().await;
-    hands.batch_execute(CREATE_TABLE).await.unwrap();
-    let roles = format!(
-        "CREATE ROLE {ROLE} LOGIN; CREATE ROLE {GUARDED} LOGIN PASSWORD '{PASSWORD}' IN ROLE {ROLE};
-         GRANT SELECT, INSERT, UPDATE ON public.conch_elections TO {ROLE}"
-    );
+    let document =
+        include_str!("../../../../docs/postgresql.md").split("```sql name=postgresql-table\n").nth(1);
+    let block = document.unwrap().split("```").next().unwrap();
+    hands.batch_execute(block).await.unwrap();
+    let roles = format!("CREATE ROLE {GUARDED} LOGIN PASSWORD '{PASSWORD}' IN ROLE {ROLE}");
     hands.batch_execute(&roles).await.unwrap();
 }
 
@@ -59,6 +59,12 @@ impl Election {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test/it's-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         Self { name, relay: Relay::before(server.socket()).await, hands: server.administrator().await }
+    }
+
+    /// Another way to the same row of the shared server.
+    pub(crate) async fn again(&self) -> Self {
+        let server = shared().expect("there is a server");
+        Self { name: self.name.clone(), ..Self::on(server).await }
     }
 
     pub(crate) fn url(&self, user: &str) -> String {
