@@ -2,7 +2,7 @@
 //! not installed, each test says that it was skipped.
 
 use crate::{
-    postgres_server::{PASSWORD, Server},
+    postgres_server::{PASSWORD, Server, programs},
     real::{LEASE, MAX_PROMISE, STOP_GRACE, Sidecar, two_free_ports},
 };
 use rustix::process::Signal;
@@ -30,11 +30,11 @@ struct Election {
 
 impl Election {
     fn new() -> Option<Self> {
-        let Some(server) = Server::start("") else {
+        if programs().is_none() {
             eprintln!("skipped: PostgreSQL is not installed");
             return None;
-        };
-        Some(Self { server, directory: tempfile::tempdir().unwrap() })
+        }
+        Some(Self { server: Server::start(""), directory: tempfile::tempdir().unwrap() })
     }
 
     /// A command, all of whose settings come from the environment, the password among them.
@@ -209,16 +209,25 @@ fn a_leader_outlives_a_restart_of_the_database_and_not_its_absence() {
     let (first, second) = (election.start("first"), election.start("second"));
     let token = first.lead()["token"].clone();
     let watch = Watch::on(&[first.port(), second.port()]);
+    let stopped = Instant::now();
     election.server.stop("INT");
     election.server.serve();
+    let took = stopped.elapsed();
     thread::sleep(LEASE);
-    assert_eq!(first.lead()["token"], token, "a restart that takes less than the validity cost the lead");
+    if took < LEASE / 2 {
+        assert_eq!(first.lead()["token"], token, "a restart that took {took:?} cost the lead");
+    } else {
+        println!("skipped: the database took {took:?} to restart");
+    }
 
     election.server.stop("KILL");
-    thread::sleep(LEASE + SLACK);
+    let killed = Instant::now();
     for sidecar in [&first, &second] {
-        let (status, answer) = sidecar.get("/v1/leader");
-        assert_eq!((status, &answer["reason"]), (503, &"StoreUnavailable".into()), "{answer}");
+        while sidecar.get("/v1/leader").1["reason"] != "StoreUnavailable" {
+            assert!(killed.elapsed() < LEASE + END, "{}", sidecar.get("/v1/leader").1);
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(sidecar.get("/v1/leader").0, 503);
     }
     election.server.serve();
     let back = Instant::now();
@@ -246,6 +255,7 @@ fn a_program_is_run_while_its_process_leads_and_never_sees_the_password() {
     );
 }
 
+/// The block "postgresql-candidate" of docs/postgresql.md.
 #[test]
 fn the_commands_of_the_document_work() {
     let Some(election) = Election::new() else { return };

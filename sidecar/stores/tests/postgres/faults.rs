@@ -7,8 +7,8 @@ use crate::{
         samples::{begin, held, holds, next, read, unknown, until, vacant},
     },
     relay::Way,
-    server::{GUARDED, PASSWORD},
-    table::{Election, PATIENCE, ROLE, options},
+    server::{GUARDED, PASSWORD, Server},
+    table::{Election, PATIENCE, ROLE, options, prepare},
 };
 use conch_election::{Content, Failure, FailureKind, WriteError};
 use conch_stores::{
@@ -135,7 +135,10 @@ pub(crate) async fn a_row_that_somebody_locks_is_a_time_out_and_nothing_is_left_
 }
 
 /// What the role, or somebody who shares a pooler's connection, has set: none of it counts.
-pub(crate) async fn settings_of_others_neither_lose_writes_nor_lead_to_another_table(election: &Election) {
+pub(crate) async fn settings_of_others_neither_lose_writes_nor_lead_to_another_table() {
+    let server = Server::start("");
+    prepare(&server).await;
+    let election = Election::on(&server).await;
     let role = format!("careless_{}", std::process::id());
     let elsewhere = CREATE_TABLE.replace("public.", "elsewhere.");
     election
@@ -147,7 +150,7 @@ pub(crate) async fn settings_of_others_neither_lose_writes_nor_lead_to_another_t
              ALTER ROLE {role} SET search_path = elsewhere, pg_catalog;
              ALTER ROLE {role} SET synchronous_commit = off;
              ALTER ROLE {role} SET default_transaction_isolation = serializable;
-             ALTER ROLE {role} SET statement_timeout = 1;
+             ALTER ROLE {role} SET statement_timeout = 100;
              ALTER ROLE {role} SET standard_conforming_strings = off;
              CREATE TABLE spy (election text, setting text);
              CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
@@ -165,7 +168,6 @@ pub(crate) async fn settings_of_others_neither_lose_writes_nor_lead_to_another_t
         election.hands.query("SELECT setting FROM spy WHERE election = $1", &[&election.name]).await.unwrap();
     let settings: Vec<String> = spied.iter().map(|row| row.get(0)).collect();
     assert_eq!(settings, ["on", "on"], "a crash would lose what was confirmed");
-    election.sql("DROP TRIGGER spy ON public.conch_elections; DROP SCHEMA elsewhere CASCADE").await;
 }
 
 pub(crate) async fn what_people_write_into_the_row_is_unknown_and_breaks_nothing(election: &Election) {

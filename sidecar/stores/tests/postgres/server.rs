@@ -38,7 +38,7 @@ pub(crate) struct Server {
 /// The folder with the server's programs; `None`: it is not installed.
 pub(crate) fn programs() -> Option<PathBuf> {
     let complete = |folder: &Path| {
-        ["initdb", "postgres", "pg_basebackup"].iter().all(|program| folder.join(program).is_file())
+        ["initdb", "postgres", "psql", "pg_basebackup"].iter().all(|program| folder.join(program).is_file())
     };
     let packaged =
         fs::read_dir(VERSIONS).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
@@ -49,13 +49,13 @@ pub(crate) fn programs() -> Option<PathBuf> {
 /// A server that all tests of this process share.
 pub(crate) fn shared() -> Option<&'static Server> {
     static SHARED: OnceLock<Option<Server>> = OnceLock::new();
-    SHARED.get_or_init(|| Server::start("")).as_ref()
+    SHARED.get_or_init(|| programs().map(|_| Server::start(""))).as_ref()
 }
 
 impl Server {
     /// Makes an empty database system and serves it; more arguments go to the server.
-    pub(crate) fn start(arguments: &str) -> Option<Self> {
-        let programs = programs()?;
+    pub(crate) fn start(arguments: &str) -> Self {
+        let programs = programs().expect("PostgreSQL is not installed");
         let server = Self::folder(arguments);
         let mut initdb = as_postgres(&programs.join("initdb"));
         initdb.args([
@@ -73,7 +73,7 @@ impl Server {
         );
         fs::write(server.data().join("pg_hba.conf"), rules).unwrap();
         server.serve();
-        Some(server)
+        server
     }
 
     /// Serves this port of the machine as well, with more arguments, from the next start on.
@@ -139,7 +139,7 @@ impl Server {
     }
 
     fn answers(&self) -> bool {
-        let mut ask = Command::new("psql");
+        let mut ask = Command::new(programs().expect("PostgreSQL is not installed").join("psql"));
         ask.arg("-h").arg(self.directory.path()).args([
             "-p",
             &self.port.to_string(),
