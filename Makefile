@@ -2,7 +2,7 @@
 # it is first needed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint images simulate mutants fuzz fencing faults cluster clean-cluster
+.PHONY: help demo test bench lint images simulate mutants fuzz fencing footprint faults cluster clean-cluster
 
 # Of the whole workspace, as the tests are built: for single packages cargo builds their dependencies anew.
 programs := $(or $(CARGO_TARGET_DIR),target)/debug
@@ -41,7 +41,12 @@ fencing: ## Show on PostgreSQL and Redis what the fencing token protects from; w
 bench: ## Measure Conch against client-go, ROUNDS=25, into docs/benchmarks.md (25 minutes on an idle machine)
 	cargo build --quiet --package conch-cluster --package conch-bench --bin conch-cluster --bin conch-bench
 	cargo run --quiet --package conch-images -- build
-	cargo run --quiet --package conch-bench -- --rounds $(or $(ROUNDS),25)
+	cargo run --quiet --package conch-bench -- compare --rounds $(or $(ROUNDS),25)
+
+footprint: ## Measure the sidecar in a real pod, FOOTPRINT_SECONDS=600, into docs/footprint.md (15 minutes on an idle machine)
+	cargo build --quiet --package conch-cluster --package conch-bench --bin conch-cluster --bin conch-bench
+	cargo run --quiet --package conch-images -- build
+	cargo run --quiet --package conch-bench -- footprint --seconds $(or $(FOOTPRINT_SECONDS),600)
 
 faults: ## Every fault to a leader on a cluster of its own, half an hour (or NAMES of scenarios)
 	@e2e/faults.sh

@@ -296,7 +296,7 @@ if [ -z "$guest" ]; then
     [ -n "${KEEP_CLUSTER:-}" ] || fresh_cluster "$cluster" up
 fi
 # Some have a namespace each; the others break what all of them share.
-own_namespace=(election:: injection:: policies::)
+own_namespace=(election:: injection:: lifecycle:: policies:: presence::)
 tests e2e-namespaces cargo test --workspace --test e2e -- --test-threads=3 --nocapture "${own_namespace[@]}"
 tests e2e cargo test --workspace --test e2e -- --test-threads=1 --nocapture "${own_namespace[@]/#/--skip=}"
 tests examples cargo test --workspace --test examples -- --test-threads=14 --nocapture

@@ -44,7 +44,7 @@ wire_enum! {
         TimingSafe,
         /// Not safe: the message names the number to change.
         TimingUnsafe,
-        /// Not safe: stopGrace is zero although two leaders at once would damage data.
+        /// Not safe: stopGrace is zero, or shorter than answers are kept, although two leaders at once would damage data.
         StopGraceNeeded,
 
         /// Injected: every pod has its sidecar.

@@ -67,6 +67,13 @@ pub const METRICS_PORT_NAME: &str = "conch-metrics";
 
 /// Environment variable that the program's containers get: the base URL of the sidecar's API.
 pub const ENV_URL: &str = "CONCH_URL";
+/// What the program's containers get where the policy asks for compatibility with nais/elector, whose names these are: host and
+/// port of the API.
+pub const ENV_ELECTOR_PATH: &str = "ELECTOR_PATH";
+/// As above: where the leader's name is.
+pub const ENV_ELECTOR_GET_URL: &str = "ELECTOR_GET_URL";
+/// As above: where each change of it is an event.
+pub const ENV_ELECTOR_SSE_URL: &str = "ELECTOR_SSE_URL";
 /// Environment variable of a program that `conch-sidecar run` started: the token of the term for which it was started.
 pub const ENV_TOKEN: &str = "CONCH_TOKEN";
 
@@ -112,6 +119,8 @@ pub mod sidecar_env {
     pub const COOL_DOWN: &str = "CONCH_COOL_DOWN_MS";
     /// `Nobody` or `KeepLast`: see the policy's `program.whenAllUnhealthy`.
     pub const WHEN_ALL_UNHEALTHY: &str = "CONCH_WHEN_ALL_UNHEALTHY";
+    /// `None` or `LeaderElector`: see the policy's `program.compatibility`.
+    pub const COMPATIBILITY: &str = "CONCH_COMPATIBILITY";
     /// Port of the API.
     pub const PORT: &str = "CONCH_PORT";
     /// The image that was injected; an in-place change of it makes the kubelet restart the sidecar alone.

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Co
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// The highest `fencingOffset`: with any version of the API server added, a token keeps its 20 digits.
 pub const FENCING_OFFSET_MAX: u64 = 9_000_000_000_000_000_000;
@@ -252,10 +252,13 @@ impl Default for ResourcesSpec {
 }
 
 impl CoordinationPolicySpec {
-    /// Whether `stopGrace` is zero although two leaders at once would damage data. The CRD refuses such a policy; the
-    /// operator asks again, because a policy may be older than the rule.
-    pub fn lacks_stop_grace(&self) -> bool {
-        self.consequence == Consequence::Corruption && self.timing.stop_grace.get().is_zero()
+    /// What `stopGrace` must be longer than, and is not, although two leaders at once would damage data: zero, or the time for
+    /// which a program goes by an answer without a deadline. The CRD refuses such a policy; the operator asks again, because a
+    /// policy may be older than the rule.
+    pub fn lacks_stop_grace(&self) -> Option<Duration> {
+        let kept = self.program.compatibility.answer_kept();
+        let lacks = self.consequence == Consequence::Corruption && self.timing.stop_grace.get() <= kept;
+        lacks.then_some(kept)
     }
 }
 

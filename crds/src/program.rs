@@ -3,6 +3,7 @@
 use crate::{duration::DurationText, rules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// What the sidecar asks of the program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,12 +25,38 @@ pub struct ProgramSpec {
     pub cool_down: DurationText,
     /// Who leads when no candidate is fit to lead.
     pub when_all_unhealthy: WhenAllUnhealthy,
+    /// Whether the sidecar also answers programs that were written for another elector. With `LeaderElector` it answers `GET /`
+    /// and `GET /sse` as nais/elector and the retired leader-elector do, with the leader's name alone, and the program's
+    /// containers get `ELECTOR_PATH`, `ELECTOR_GET_URL` and `ELECTOR_SSE_URL`. Such an answer has no deadline, and clients go by it
+    /// for up to a minute: with consequence Corruption, stopGrace must be longer than 60s.
+    pub compatibility: Compatibility,
+}
+
+/// For whose clients the sidecar also answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Compatibility {
+    /// For nobody else's.
+    #[default]
+    #[serde(rename = "None")]
+    NotNeeded,
+    /// For those of nais/elector and of the retired leader-elector.
+    LeaderElector,
+}
+
+impl Compatibility {
+    /// For how long clients of this kind go by an answer: there is no deadline in it.
+    pub const fn answer_kept(self) -> Duration {
+        match self {
+            Self::NotNeeded => Duration::ZERO,
+            Self::LeaderElector => Duration::from_mins(1),
+        }
+    }
 }
 
 /// When a pod is a candidate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Presence {
-    /// Once its program has asked the sidecar, by `GET /v1/leader` or `GET /v1/lead`. A pod whose program cannot start never
+    /// Once its program has asked the sidecar, by `GET /v1/leader` or `GET /v1/lead`, or as `compatibility` allows. A pod whose program cannot start never
     /// leads.
     #[default]
     Asked,
@@ -106,6 +133,7 @@ impl Default for ProgramSpec {
             health_check: None,
             cool_down: DurationText::from_secs(10),
             when_all_unhealthy: WhenAllUnhealthy::default(),
+            compatibility: Compatibility::default(),
         }
     }
 }

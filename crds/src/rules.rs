@@ -1,13 +1,16 @@
 //! The rules that the API server checks in every policy (CEL). The four of the timing say the same as
 //! `conch_election::Timing::new`: a test compares the two over a grid, here and on a real API server.
 
-use crate::names::{METRICS_PORT_OFFSET, NAME_MAX};
+use crate::{
+    names::{METRICS_PORT_OFFSET, NAME_MAX},
+    program::Compatibility,
+};
 use kube::core::{Message, Reason, Rule};
 use schemars::Schema;
 
 /// Adds the rules of a policy's spec.
 pub(crate) fn policy(schema: &mut Schema) {
-    add(schema, [stop_grace_for_corruption(), check_is_not_of_the_sidecar()]);
+    add(schema, [stop_grace_for_corruption(), stop_grace_for_kept_answers(), check_is_not_of_the_sidecar()]);
 }
 
 /// Adds the rules of its timing.
@@ -73,6 +76,21 @@ fn stop_grace_for_corruption() -> Rule {
          its deadline to its last effect; say consequence: DuplicateWork if it does not matter"
             .into(),
     )
+}
+
+/// Strictly longer: a program also needs time for what it begins with a kept answer.
+fn stop_grace_for_kept_answers() -> Rule {
+    let kept = Compatibility::LeaderElector.answer_kept().as_secs();
+    let rule = format!(
+        "self.program.compatibility != 'LeaderElector' || self.consequence != 'Corruption' || \
+         self.timing.stopGrace > duration('{kept}s')"
+    );
+    let message = format!(
+        "stopGrace must be longer than {kept}s with program.compatibility: LeaderElector where two leaders mean Corruption: \
+         clients of that kind go by an answer for up to {kept}s; give {kept}s and the time of the program's longest step, and \
+         a leaseDuration with room for it, or say consequence: DuplicateWork if it does not matter"
+    );
+    invalid(rule, ".timing.stopGrace", Message::Message(message))
 }
 
 fn fencing_offset_rises() -> Rule {

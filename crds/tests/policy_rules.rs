@@ -91,6 +91,34 @@ fn no_time_to_stop_is_refused_where_two_leaders_damage_data() {
 }
 
 #[test]
+fn clients_that_keep_an_answer_for_a_minute_are_refused_unless_the_time_to_stop_covers_it() {
+    let checker = Checker::new();
+    let objections = |consequence: &str, stop_grace: &str, compatibility: &str| {
+        let timing = json!({ "leaseDuration": "90s", "stopGrace": stop_grace });
+        let program = json!({ "compatibility": compatibility });
+        let spec = json!({ "consequence": consequence, "timing": timing, "program": program });
+        let policy = CoordinationPolicy::new("p", serde_json::from_value(spec.clone()).unwrap());
+        let objections = checker.objections(&support::policy(&spec), None);
+        assert_eq!(
+            policy.spec.lacks_stop_grace().is_some(),
+            !objections.is_empty(),
+            "the code says the same"
+        );
+        objections
+    };
+    for stop_grace in ["1ms", "3s", "59s999ms", "60s"] {
+        let found = objections("Corruption", stop_grace, "LeaderElector");
+        let asks = ["longer than 60s", "leaseDuration with room", "consequence: DuplicateWork"];
+        assert!(found.iter().any(|message| asks.iter().all(|ask| message.contains(ask))), "{found:?}");
+        assert_eq!(objections("DuplicateWork", stop_grace, "LeaderElector"), Vec::<String>::new());
+        assert_eq!(objections("Corruption", stop_grace, "None"), Vec::<String>::new());
+    }
+    for stop_grace in ["60s1ms", "65s"] {
+        assert_eq!(objections("Corruption", stop_grace, "LeaderElector"), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn a_fencing_offset_can_only_be_raised() {
     let checker = Checker::new();
     let offset = |offset: u64| support::policy(&json!({ "fencingOffset": offset }));

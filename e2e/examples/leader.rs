@@ -1,6 +1,6 @@
 //! Does five steps a second while this pod leads. It asks before every step. `CONCH_URL`, `LEDGER_URL`: see leader.go.
 
-use std::io::{Error, Read, Result, Write};
+use std::io::{Error, Result, Write};
 use std::{env, fs, net::TcpStream, thread, time::Duration};
 
 /// An answer; what is not clearly a yes has a deadline that is over.
@@ -23,8 +23,8 @@ fn ask() -> Result<Answer> {
 
 /// One effect, shorter than the policy's `stopGrace` (3 s). The ledger refuses a token lower than it has seen: 412.
 fn step(token: &str) -> Result<()> {
-    let (ok, answer) =
-        send("POST", "LEDGER_URL", "", &format!("Content-Length: 0\r\nConch-Token: {token}\r\n"))?;
+    let headers = format!("Content-Length: 0\r\nConch-Token: {token}\r\n");
+    let (ok, answer) = send("POST", "LEDGER_URL", "", &headers)?;
     if ok { Ok(()) } else { Err(Error::other(answer)) }
 }
 
@@ -35,8 +35,7 @@ fn send(method: &str, base: &str, path: &str, headers: &str) -> Result<(bool, St
     let mut stream = TcpStream::connect(host)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     write!(stream, "{method} /{path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let answer = std::io::read_to_string(stream)?;
     Ok((answer.get(8..13) == Some(" 200 "), answer))
 }
 

@@ -209,6 +209,10 @@ impl Policies for Known {
         election != "early"
     }
 
+    fn knows_workload_of(&self, _: &str, _: &Value) -> bool {
+        true
+    }
+
     fn not_shared(&self, _: &str, election: &str, _: &Value) -> Option<String> {
         (election == "taken").then(|| "election \"taken\" belongs to another workload".to_owned())
     }

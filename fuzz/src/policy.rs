@@ -5,6 +5,7 @@ use conch_crds::{
     CoordinationPolicy, CoordinationPolicySpec, Election,
     duration::DurationText,
     names::{self, NAME_MAX},
+    program::ProgramSpec,
 };
 use conch_election::Timing;
 use conch_operator::inject::{
@@ -76,7 +77,7 @@ fn check(spec: &CoordinationPolicySpec) {
         Decision::Inject(injection) => {
             let injected = inject(&pod, &injection, &image, None).expect("this is a pod");
             let serve = told(&injected, spec);
-            let understood = serve.map(|serve| serve.timing.validate());
+            let understood = serve.map(|serve| serve.hold.timing.validate());
             assert!(
                 understood
                     .is_none_or(|understood| understood == Ok((injection.timing, injection.timing.lease()))),
@@ -96,9 +97,33 @@ fn check_timing(timing: &Timing) {
     assert!(timing.attempt_timeout() >= Duration::from_millis(250), "{timing:?}");
 }
 
+/// Does the API server take what is asked of the program? (`crds/src/rules.rs` says it in CEL.)
+fn may_be_asked(program: &ProgramSpec) -> bool {
+    let within = |duration: DurationText, least_ms: u64| {
+        (Duration::from_millis(least_ms)..=Duration::from_hours(1)).contains(&duration.get())
+    };
+    let check = program.health_check.as_ref().is_none_or(|check| {
+        let ports = [check.http_get.as_ref().map(|get| get.port), check.tcp_socket.map(|socket| socket.port)];
+        let plain = |path: &str| {
+            path.starts_with('/')
+                && path
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._~!$&'()*+,;=:@%/?-".contains(&byte))
+        };
+        ports.iter().flatten().count() == 1
+            && !ports.contains(&Some(0))
+            && check.http_get.as_ref().is_none_or(|get| plain(&get.path))
+            && (1..=100).contains(&check.failure_threshold)
+            && (1..=100).contains(&check.success_threshold)
+            && within(check.period, 500)
+            && within(check.timeout, 1)
+    });
+    check && within(program.heartbeat_timeout, 1_000) && within(program.cool_down, 1_000)
+}
+
 /// What the injected sidecar makes of its environment. `None`: its policy is one that the API server refuses.
 fn told(pod: &Value, spec: &CoordinationPolicySpec) -> Option<ServeArgs> {
-    if !(1_024..=65_534).contains(&spec.sidecar.port) {
+    if !(1_024..=65_534).contains(&spec.sidecar.port) || !may_be_asked(&spec.program) {
         return None;
     }
     let variables = pod["spec"]["initContainers"][0]["env"].as_array().expect("it has an environment");
@@ -114,7 +139,7 @@ fn told(pod: &Value, spec: &CoordinationPolicySpec) -> Option<ServeArgs> {
     });
     let arguments = ["conch-sidecar".to_owned(), "serve".to_owned()].into_iter().chain(options);
     match Args::try_parse_from(arguments) {
-        Ok(Args { command: Some(Command::Serve(serve)) }) => Some(*serve),
+        Ok(Args { command: Command::Serve(serve) }) => Some(*serve),
         other => panic!("the sidecar does not start: {other:?}"),
     }
 }

@@ -1,9 +1,11 @@
 //! What comes in over a connection to the sidecar.
 
 use axum::Router;
+use conch_crds::program::Presence;
 use conch_election::{Config, Identity, Moment, Nonce, Timing};
 use conch_process::{health::health_router, readiness::Readiness, serve::serve_connection};
 use conch_sidecar::{
+    gate::Rules,
     http,
     metrics::{LeaderStatus, Metrics},
     program::Program,
@@ -138,7 +140,7 @@ impl Pod {
             store: "memory".to_owned(),
             fencing: Box::new(|| Fencing::Strict),
         };
-        let program = Program::new(false, STOP_GRACE);
+        let program = Program::new(Presence::Asked, Rules::NONE, STOP_GRACE);
         let shutdown = Shutdown::new("uid-1".to_owned(), "conch:1".to_owned());
         let sidecar = Arc::new(Sidecar::new(candidate, now, about, witness, program, shutdown));
         let status_of = Arc::clone(&sidecar);

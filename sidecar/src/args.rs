@@ -23,24 +23,27 @@ Examples:
       CONCH_POSTGRES_URL=postgresql://conch@db/shop?sslmode=require conch-sidecar serve --store postgres --election payments
 
   Run a program that knows nothing of elections only while leading:
-      conch-sidecar run --kubeconfig ~/.kube/config --namespace shop --election payments -- /usr/bin/worker --queue 7
+      conch-sidecar run --kubeconfig FILE --namespace shop --election payments -- worker --queue 7
 
-Every flag of serve and run can also be a line of the file that --config names, and most can be environment variables.
-Flags beat the environment, the environment beats the file. A key that is no flag is an error:
+Every flag of serve and run can also be a line of the file that --config names, and most can be
+environment variables. Flags beat the environment, the environment beats the file. A key that is no
+flag is an error:
       # payments.yaml
       namespace: shop
       election: payments
       lease-duration-ms: 10000
 
-Exit status: 0 if it ended as it was told to, 1 if it failed, 2 if the arguments are wrong. run exits with the program's
-status: 128 and the signal's number if one killed it, 127 if it was not found, 126 if it cannot be executed.";
+Exit status: 0 if it ended as it was told to, 1 if it failed, 2 if the arguments are wrong. run
+exits with the program's status: 128 and the signal's number if one killed it, 127 if it was not
+found, 126 if it cannot be executed.";
 
 const RUN_HELP: &str = "\
-The program is started when this process leads, with CONCH_TOKEN (the term's fencing token) and CONCH_URL (the API) in its
-environment. When the lead is lost, or its validity is about to end, the program gets SIGTERM, and SIGKILL before the
-stop grace is over, it and everything that it started; then this process waits for the lead again. When the program exits
-by itself, the lead is released and this process exits with its status. SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2
-and SIGWINCH are passed on to the program; the first three also say that no other term is to begin.
+The program is started when this process leads, with CONCH_TOKEN (the term's fencing token) and
+CONCH_URL (the API) in its environment. When the lead is lost, or its validity is about to end, the
+program gets SIGTERM, and SIGKILL before the stop grace is over, it and everything that it started;
+then this process waits for the lead again. When the program exits by itself, the lead is released
+and this process exits with its status. SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and
+SIGWINCH are passed on to the program; the first three also say that no other term is to begin.
 
 Example:
   conch-sidecar run --store memory --election jobs -- sh -c 'echo \"$CONCH_TOKEN\"; sleep 60'";
@@ -67,8 +70,8 @@ pub enum Command {
     Ready(ApiArgs),
     /// Tell the sidecar of this pod that the kubelet announced the end. For the preStop hook
     Prestop(ApiArgs),
-    /// Show what the sidecar of this pod answers
-    Status(ApiArgs),
+    /// Show what the sidecar of this pod answers and why; exits with 0 if it answered, whatever it said
+    Status(StatusArgs),
     /// Copy this program, for a container whose image does not have it
     Copy(CopyArgs),
     /// The process between `run` and its program
@@ -85,6 +88,17 @@ pub struct ApiArgs {
     /// Port of the API on the loopback addresses; metrics and health are on the next port, of every address.
     #[arg(long, env = sidecar_env::PORT, default_value_t = names::API_PORT, value_parser = clap::value_parser!(u16).range(PORTS))]
     pub port: u16,
+}
+
+/// How to show the status.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Where the sidecar listens.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// Show it as the sidecar sends it, for programs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How to hold the election and what is asked of the program.

@@ -81,30 +81,66 @@ pub fn status(port: u16) -> Result<Value, ClientError> {
 
 /// The status for people.
 pub fn describe(status: &Value) -> String {
-    let text = |field: &str| match &status[field] {
+    let rows = [
+        ("Election", text(&status["election"])),
+        ("Pod", text(&status["pod"])),
+        ("Leads", text(&status["leader"])),
+        ("Why", format!("{}: {}", text(&status["reason"]), text(&status["message"]))),
+        ("Holder", text(&status["holder"])),
+        ("Token", text(&status["token"])),
+        ("Since", text(&status["since"])),
+        ("Valid for", format!("{} ms", text(&status["validForMs"]))),
+        ("Deadline", with_unit(&status["deadlineBoottimeNs"], "ns of CLOCK_BOOTTIME")),
+        ("Promises", format!("{} ms left of earlier answers", text(&status["promisesLeftMs"]))),
+        ("Candidate", candidate(status)),
+        ("Presence", text(&status["presence"])),
+        ("Heartbeat", with_unit(&status["heartbeatAgeMs"], "ms ago")),
+        ("Check", check(&status["check"])),
+        ("Streams", text(&status["streams"])),
+        ("Terminating", text(&status["terminating"])),
+        ("Store", format!("{}, {} fencing", text(&status["store"]), text(&status["fencing"]))),
+        ("Version", text(&status["version"])),
+    ];
+    let mut lines = rows.iter().fold(String::new(), |mut lines, (name, value)| {
+        let _ = writeln!(lines, "{name:<12} {value}"); // a String takes everything
+        lines
+    });
+    let transitions = status["transitions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (number, change) in transitions.iter().rev().enumerate() {
+        let name = if number == 0 { "Changes" } else { "" };
+        let part = |field: &str| text(&change[field]);
+        let (at, from, to, cause, token) =
+            (part("at"), part("from"), part("to"), part("cause"), part("token"));
+        let _ = writeln!(lines, "{name:<12} {at} {cause}: {from} -> {to}, token {token}");
+    }
+    lines
+}
+
+fn text(value: &Value) -> String {
+    match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    };
-    let rows = [
-        ("Election", text("election")),
-        ("Pod", text("pod")),
-        ("Leads", text("leader")),
-        ("Why", format!("{}: {}", text("reason"), text("message"))),
-        ("Holder", text("holder")),
-        ("Token", text("token")),
-        ("Since", text("since")),
-        ("Valid for", format!("{} ms", text("validForMs"))),
-        ("Candidate", text("candidate")),
-        ("Streams", text("streams")),
-        ("Terminating", text("terminating")),
-        ("Store", format!("{}, {} fencing", text("store"), text("fencing"))),
-        ("Version", text("version")),
-    ];
-    rows.iter().fold(String::new(), |mut lines, (name, value)| {
-        let _ = writeln!(lines, "{name:<12} {value}"); // a String takes everything
-        lines
-    })
+    }
+}
+
+fn with_unit(value: &Value, unit: &str) -> String {
+    if value.is_null() { text(value) } else { format!("{} {unit}", text(value)) }
+}
+
+fn candidate(status: &Value) -> String {
+    match status["objection"].as_str() {
+        Some(objection) if status["candidate"] == false => format!("false: {objection}"),
+        _ => text(&status["candidate"]),
+    }
+}
+
+fn check(result: &Value) -> String {
+    if result.is_null() {
+        return text(result);
+    }
+    let passed = if result["passed"] == true { "passed" } else { "failed" };
+    format!("{passed} {} ms ago", text(&result["ageMs"]))
 }
 
 /// One request on a connection of its own; returns the body of a successful answer.
@@ -134,6 +170,33 @@ fn exchange(port: u16, method: &str, path: &str) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_not_known_is_a_dash_and_why_a_pod_is_no_candidate_is_said() {
+        let status = json!({
+            "leader": false, "candidate": false, "objection": "HeartbeatMissing", "heartbeatAgeMs": 12_000,
+            "check": {"passed": false, "ageMs": 40}, "deadlineBoottimeNs": null,
+            "transitions": [
+                {"at": "1", "from": null, "to": "a", "token": null, "cause": "Observed"},
+                {"at": "2", "from": "a", "to": "b", "token": "7", "cause": "Acquired"},
+            ],
+        });
+        let lines = describe(&status);
+        for line in [
+            "Leads        false",
+            "Holder       -",
+            "Deadline     -",
+            "Candidate    false: HeartbeatMissing",
+            "Heartbeat    12000 ms ago",
+            "Check        failed 40 ms ago",
+            "Changes      2 Acquired: a -> b, token 7",
+            "             1 Observed: - -> a, token -",
+        ] {
+            assert!(lines.lines().any(|found| found == line), "{line}\n{lines}");
+        }
+        assert!(describe(&json!({})).contains("Check        -\n"));
+    }
 
     #[test]
     fn a_process_was_started_a_while_ago_and_after_its_parent() {

@@ -87,10 +87,15 @@ pub fn boot_id() -> Result<String> {
     Ok(boot_id.trim().to_owned())
 }
 
+/// The machine's name; in a pod, what all its containers have in `HOSTNAME`.
+pub fn host_name() -> Result<String> {
+    let name = fs::read_to_string(HOST_NAME).context("failed to read the machine's name")?;
+    Ok(name.trim().to_owned())
+}
+
 /// The id of an instance that was given none: the machine's name.
 pub fn default_id() -> Result<String> {
-    let name = fs::read_to_string(HOST_NAME).context("failed to read the machine's name")?;
-    Ok(name.trim().to_lowercase())
+    Ok(host_name()?.to_lowercase())
 }
 
 /// Where locks are, if nothing else is said: a place that is empty after the machine's start, if there is one.

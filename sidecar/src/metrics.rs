@@ -1,7 +1,7 @@
 //! What is counted, for Prometheus.
 
 use conch_election::{Event, FailureKind, WriteError};
-use conch_stores::driver::Request;
+use conch_stores::{driver::Request, transition::Cause};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
@@ -22,20 +22,27 @@ const LATENCY_BUCKETS: [f64; 10] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// Seconds of validity that were left when a renewal was confirmed; the low end is what an alert looks at.
 const MARGIN_BUCKETS: [f64; 10] = [0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 15.0, 30.0];
 
+// The closed lists of labels.
+const REQUESTS: [&str; 3] = ["Read", "Write", "Watch"];
+const OUTCOMES: [&str; 6] = ["Ok", "Conflict", "Timeout", "Unavailable", "Denied", "Invalid"];
+const ANSWERING: [&str; 5] = ["leader", "status", "resign", "heartbeat", "term"];
+const STREAMS: [&str; 2] = ["lead", "watch"];
+
 /// The counters of this process. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    transitions: Family<Transition, Counter>,
+    transitions: Family<TransitionLabels, Counter>,
     renewal_duration: Histogram,
     renewal_margin: Histogram,
     requests: Family<RequestLabels, Counter>,
     answers: Family<AnswerLabels, Counter>,
+    refusals: Family<RefusalLabels, Counter>,
     streams: Family<StreamLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Transition {
-    cause: String,
+struct TransitionLabels {
+    cause: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +55,11 @@ struct RequestLabels {
 struct AnswerLabels {
     endpoint: &'static str,
     leader: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,40 +81,57 @@ impl Metrics {
             renewal_margin: Histogram::new(MARGIN_BUCKETS),
             requests: Family::default(),
             answers: Family::default(),
+            refusals: Family::default(),
             streams: Family::default(),
         };
-        let Self { transitions, renewal_duration, renewal_margin, requests, answers, streams } =
+        let Self { transitions, renewal_duration, renewal_margin, requests, answers, refusals, streams } =
             metrics.clone();
+        metrics.show_nothing_yet();
         let conch = registry.sub_registry_with_prefix("conch");
         conch.register("build", "What runs", Info::new(Build { version: env!("CARGO_PKG_VERSION") }));
-        conch.register("transitions", "Terms that began or ended, by cause", transitions);
+        conch.register("transitions", "Changes of who leads, as this pod saw them, by cause", transitions);
         let help = "From sending a renewal to its confirmation";
         conch.register_with_unit("renewal_duration", help, Unit::Seconds, renewal_duration);
         let help = "Validity that was left when a renewal was confirmed";
         conch.register_with_unit("renewal_margin", help, Unit::Seconds, renewal_margin);
         conch.register("store_requests", "Requests to the store that ended", requests);
         conch.register("answers", "Answers to the program, events of streams included", answers);
+        conch.register("refusals", "Requests of programs that were refused, by reason", refusals);
         conch.register("streams", "Open streams", streams);
         metrics
     }
 
+    /// What has not happened yet is 0, not absent: an alert on its rise would miss the first time.
+    fn show_nothing_yet(&self) {
+        for cause in Cause::ALL {
+            let _ = self.transitions.get_or_create(&TransitionLabels { cause: cause.name() });
+        }
+        for request in REQUESTS {
+            for outcome in OUTCOMES {
+                let _ = self.requests.get_or_create(&RequestLabels { request, outcome });
+            }
+        }
+        for endpoint in ANSWERING.into_iter().chain(STREAMS) {
+            for leader in ["true", "false"] {
+                let _ = self.answers.get_or_create(&AnswerLabels { endpoint, leader });
+            }
+        }
+        for endpoint in STREAMS {
+            let _ = self.streams.get_or_create(&StreamLabels { endpoint });
+        }
+    }
+
     /// Counts what happened in the election.
     pub fn event(&self, event: &Event) {
-        let cause = match event {
-            Event::TermBegan { reacquired: false, .. } => "Acquired".to_owned(),
-            Event::TermBegan { reacquired: true, .. } => "Reacquired".to_owned(),
-            Event::TermEnded { cause, .. } => format!("{cause:?}"),
-            Event::Renewed { latency, margin } => {
-                self.renewal_duration.observe(latency.as_secs_f64());
-                self.renewal_margin.observe(margin.as_secs_f64());
-                return;
-            }
-            Event::HolderChanged { .. }
-            | Event::Released { .. }
-            | Event::RequestFailed(_)
-            | Event::HistoryLost => return,
-        };
-        self.transitions.get_or_create(&Transition { cause }).inc();
+        if let Event::Renewed { latency, margin } = event {
+            self.renewal_duration.observe(latency.as_secs_f64());
+            self.renewal_margin.observe(margin.as_secs_f64());
+        }
+    }
+
+    /// Counts a change of who leads.
+    pub fn transition(&self, cause: Cause) {
+        self.transitions.get_or_create(&TransitionLabels { cause: cause.name() }).inc();
     }
 
     /// Counts a request to the store.
@@ -129,6 +158,18 @@ impl Metrics {
     pub fn answered(&self, endpoint: &'static str, leader: bool) {
         let leader = if leader { "true" } else { "false" };
         self.answers.get_or_create(&AnswerLabels { endpoint, leader }).inc();
+    }
+
+    /// Shows refusals for each of these reasons, of which there was none yet.
+    pub fn expect_refusals(&self, reasons: &[&'static str]) {
+        for reason in reasons {
+            let _ = self.refusals.get_or_create(&RefusalLabels { reason });
+        }
+    }
+
+    /// Counts a refusal. `reason` is from the closed list of the API.
+    pub fn refused(&self, reason: &'static str) {
+        self.refusals.get_or_create(&RefusalLabels { reason }).inc();
     }
 
     /// How many streams of this endpoint are open.

@@ -62,6 +62,8 @@ pub struct Program {
     resigning: bool,
     /// What the elector was told last.
     willing: bool,
+    last_beat: Option<Moment>,
+    last_check: Option<(Moment, bool)>,
 }
 
 /// A promise that may still be relied upon.
@@ -84,6 +86,8 @@ impl Program {
             told_elsewhere: None,
             resigning: false,
             willing: false,
+            last_beat: None,
+            last_check: None,
         }
     }
 
@@ -100,6 +104,27 @@ impl Program {
     /// How many `/v1/lead` streams are open.
     pub fn streams(&self) -> usize {
         self.streams
+    }
+
+    /// What makes it a candidate.
+    pub fn presence(&self) -> Presence {
+        self.presence
+    }
+
+    /// When it last said that it is alive.
+    pub fn last_beat(&self) -> Option<Moment> {
+        self.last_beat
+    }
+
+    /// When its check last ended, and whether it passed.
+    pub fn last_check(&self) -> Option<(Moment, bool)> {
+        self.last_check
+    }
+
+    /// How long somebody may still act on what was promised, stop grace included.
+    pub fn promises_stand_for(&self, at: Moment) -> Duration {
+        longer(at, self.told_on_streams, self.told_elsewhere)
+            .map_or(Duration::ZERO, |standing| standing.left(at))
     }
 
     /// Must every answer be no, whatever the elector says?
@@ -132,6 +157,7 @@ impl Program {
 
     /// The program said that it is alive.
     pub fn beat(&mut self, now: Now) -> Vec<Order> {
+        self.last_beat = Some(now.at);
         self.gate.beat(now.at);
         self.asked |= self.presence != Presence::Stream;
         self.tick(now)
@@ -139,6 +165,7 @@ impl Program {
 
     /// A check of the program ended.
     pub fn checked(&mut self, now: Now, passed: bool) -> Vec<Order> {
+        self.last_check = Some((now.at, passed));
         self.gate.checked(passed);
         self.tick(now)
     }

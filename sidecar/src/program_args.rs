@@ -6,7 +6,7 @@ use crate::{
 };
 use conch_crds::{
     names::sidecar_env,
-    program::{Presence, WhenAllUnhealthy},
+    program::{Compatibility, Presence, WhenAllUnhealthy},
 };
 use serde::de::DeserializeOwned;
 use std::{ops::RangeInclusive, time::Duration};
@@ -46,6 +46,10 @@ pub struct ProgramArgs {
     /// Who leads when no candidate is healthy: Nobody, or whoever led last (`KeepLast`).
     #[arg(long, env = sidecar_env::WHEN_ALL_UNHEALTHY, default_value = "Nobody", value_parser = word::<WhenAllUnhealthy>)]
     pub when_all_unhealthy: WhenAllUnhealthy,
+    /// Also answer programs that were written for nais/elector or the retired leader-elector, on / and /sse (`LeaderElector`), or
+    /// not (None). Such an answer has no deadline: it is a hint.
+    #[arg(long, env = sidecar_env::COMPATIBILITY, default_value = "None", value_parser = word::<Compatibility>)]
+    pub compatibility: Compatibility,
 }
 
 /// What cannot be asked of a program. The policy's own rules say the same.
@@ -120,6 +124,7 @@ mod tests {
         let (rules, check) = parse(&[]).unwrap().validate().unwrap();
         let policy = ProgramSpec::default();
         assert_eq!(parse(&[]).unwrap().presence, policy.presence);
+        assert_eq!(parse(&[]).unwrap().compatibility, policy.compatibility);
         let expected = Rules {
             heartbeat_timeout: None,
             check: None,
@@ -146,6 +151,8 @@ mod tests {
             assert!(parse(&["--presence", word]).is_err(), "{word}");
         }
         assert!(parse(&["--when-all-unhealthy", "keepLast"]).is_err());
+        assert!(parse(&["--compatibility", "LeaderElector"]).is_ok());
+        assert!(parse(&["--compatibility", "NotNeeded"]).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::{
     args::{HoldArgs, StoreKind},
     check::{self, Check},
+    descriptors::Caps,
     gate::Rules,
     http,
     instance::{self, Names},
@@ -21,7 +22,7 @@ use axum::Router;
 use conch_crds::{
     PodDeletion,
     names::{METRICS_PORT_OFFSET, SIDECAR},
-    program::Presence,
+    program::{Compatibility, Presence},
 };
 use conch_election::{Config, Content, Identity, Timing};
 use conch_process::{
@@ -55,7 +56,10 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Of the API: generous for one pod, and no way to hold its memory.
+/// Beside its streams, each listener of the API can always take so many connections.
+const CONNECTIONS_BESIDE_STREAMS: usize = 16;
+
+/// Of the API: generous for one pod, and no way to hold its memory. Fewer connections where the process may open few files.
 pub const API_LIMITS: Limits = Limits {
     connections: 256,
     header_bytes: 16 * 1024,
@@ -79,6 +83,7 @@ const GUARD_END: Duration = Duration::from_secs(1);
 struct Listeners {
     api: Vec<TcpListener>,
     metrics: TcpListener,
+    caps: Caps,
 }
 
 /// What the process is for.
@@ -91,8 +96,8 @@ pub enum Task {
 
 /// What the process does besides holding the election.
 enum Foreground {
-    /// Waits for signals.
-    Serve(Signals),
+    /// Waits for signals. With the machine's name, it also answers programs that were written for another elector.
+    Serve(Signals, Option<String>),
     /// Runs a program while it leads.
     Wrap(Box<Wrapper>),
 }
@@ -106,7 +111,11 @@ pub async fn run(args: HoldArgs, task: Task) -> Result<u8> {
             let conditions = (program.presence, program.validate()?);
             let (names, _lock) = Names::claim(&args, false, Duration::ZERO)?;
             let signals = Signals::new().context("failed to listen for signals")?;
-            hold_in_store(&args, names, conditions, Foreground::Serve(signals)).await
+            let host_name = match program.compatibility {
+                Compatibility::NotNeeded => None,
+                Compatibility::LeaderElector => Some(instance::host_name()?),
+            };
+            hold_in_store(&args, names, conditions, Foreground::Serve(signals, host_name)).await
         }
         Task::Run(command) => {
             // A wrapper that died may have left a guard behind, which ends what it started.
@@ -207,7 +216,8 @@ impl Foreground {
     /// What is served: not everything while it is this process that runs the program.
     fn router(&self, sidecar: &Arc<Sidecar>) -> Router {
         match self {
-            Self::Serve(_) => http::router(sidecar.clone()),
+            Self::Serve(_, None) => http::router(sidecar.clone()),
+            Self::Serve(_, Some(host_name)) => http::router_with_elector(sidecar.clone(), host_name.clone()),
             Self::Wrap(_) => http::wrapped_router(sidecar.clone()),
         }
     }
@@ -215,7 +225,7 @@ impl Foreground {
     /// Returns only if the process must end at once.
     async fn run(self, sidecar: &Sidecar, code: &OnceCell<u8>) -> Result<Infallible> {
         match self {
-            Self::Serve(signals) => {
+            Self::Serve(signals, _) => {
                 let second = follow_signals(sidecar, signals).await;
                 bail!("ends at once on a second signal, {second}")
             }
@@ -281,7 +291,10 @@ impl Listeners {
         let metrics = listen_everywhere(port).with_context(|| {
             format!("failed to listen on port {port} for metrics; does the program use it?")
         })?;
-        Ok(Self { api, metrics })
+        let most = Caps { api: API_LIMITS.connections, metrics: METRICS_LIMITS.connections };
+        let least = http::STREAMS_MAX + CONNECTIONS_BESIDE_STREAMS;
+        let caps = Caps::of_this_process(most, least, api.len())?;
+        Ok(Self { api, metrics, caps })
     }
 
     fn serve(
@@ -291,13 +304,15 @@ impl Listeners {
         end: &watch::Receiver<bool>,
     ) -> JoinSet<io::Result<()>> {
         let mut servers = JoinSet::new();
+        let limits = Limits { connections: self.caps.api, ..API_LIMITS };
         for listener in self.api {
-            servers.spawn(serve(listener, router.clone(), API_LIMITS, ended(end.clone())));
+            servers.spawn(serve(listener, router.clone(), limits, ended(end.clone())));
         }
         // Ready is not leader, or a rollout would never go on: it is ready when its sockets answer.
         let (readiness, starting) = Readiness::new();
         let health = health_router(Arc::new(registry), readiness);
-        servers.spawn(serve(self.metrics, health, METRICS_LIMITS, ended(end.clone())));
+        let limits = Limits { connections: self.caps.metrics, ..METRICS_LIMITS };
+        servers.spawn(serve(self.metrics, health, limits, ended(end.clone())));
         starting.release();
         servers
     }

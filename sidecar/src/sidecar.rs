@@ -4,6 +4,7 @@ use crate::{
     gate::{Lead, Now},
     program::{Channel, Closed, Order as ProgramOrder, Program},
     shutdown::{Order as ShutdownOrder, Shutdown, Sign, earlier},
+    status::{ProgramState, Status},
     view::{About, View},
     witness::Witness,
 };
@@ -25,17 +26,6 @@ pub struct Sidecar {
     shutdown: Mutex<Shutdown>,
     /// [`Self::run_timers`] has something new to wait for.
     rescheduled: Notify,
-}
-
-/// What people are told of the program, besides the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProgramState {
-    /// This pod is a candidate: its program has asked and is fit.
-    pub candidate: bool,
-    /// Its program passes what the policy asks of it.
-    pub healthy: bool,
-    /// Open `/v1/lead` streams.
-    pub streams: usize,
 }
 
 impl Sidecar {
@@ -113,12 +103,15 @@ impl Sidecar {
         &self.about
     }
 
-    /// What the program has done so far.
-    pub fn program_state(&self) -> ProgramState {
-        let at = (self.clock)();
-        let program = self.program();
-        let (candidate, healthy) = (program.is_candidate(), program.is_fit(at));
-        ProgramState { candidate, healthy, streams: program.streams() }
+    /// The answer, and what people want to know besides. It is a promise as any other answer.
+    pub fn status(&self) -> Status {
+        let now = self.now();
+        let state = {
+            let program = self.program();
+            ProgramState::new(&program, now) // before this answer adds a promise
+        };
+        let answer = self.answer(Channel::Elsewhere);
+        Status::new(answer, state, self.about.store.clone(), self.witness.transitions())
     }
 
     /// The program asks whether it leads.

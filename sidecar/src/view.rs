@@ -1,9 +1,9 @@
 //! The answer as JSON: the same shape whether this pod leads or not.
 
-use conch_election::Answer;
+use conch_election::{Answer, Reason};
 use conch_stores::Fencing;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// What every answer says of this sidecar.
@@ -51,7 +51,8 @@ pub struct View {
     /// This pod is about to end; it may still lead.
     pub terminating: bool,
     /// Why the answer is what it is, from a closed list.
-    pub reason: String,
+    #[serde(serialize_with = "word")]
+    pub reason: Reason,
     /// The same as a sentence.
     pub message: &'static str,
 }
@@ -75,10 +76,16 @@ impl View {
             since: since.map(|since| since.to_string()),
             fencing: format!("{:?}", fencing()),
             terminating,
-            reason: format!("{reason:?}"),
+            reason,
             message: reason.sentence(),
         }
     }
+}
+
+/// A reason is written as it is named.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn word<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{reason:?}"))
 }
 
 impl fmt::Debug for About {

@@ -2,9 +2,18 @@
 
 use crate::{metrics::Metrics, watchdog::Heartbeat};
 use conch_election::{Event, Token, WriteError};
-use conch_stores::driver::{Observer, Request};
+use conch_stores::{
+    driver::{Observer, Request},
+    transition::Transition,
+};
 use jiff::Timestamp;
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
+/// So many transitions are remembered for people who look.
+const TRANSITIONS_MAX: usize = 10;
 
 /// The driver's observer.
 #[derive(Debug)]
@@ -14,18 +23,24 @@ pub struct Witness {
     /// The loop's life.
     pub heartbeat: Heartbeat,
     term: Mutex<Option<(Token, Timestamp)>>,
+    transitions: Mutex<VecDeque<(Timestamp, Transition)>>,
 }
 
 impl Witness {
     /// A witness that has seen nothing.
     pub fn new(metrics: Metrics, heartbeat: Heartbeat) -> Self {
-        Self { metrics, heartbeat, term: Mutex::default() }
+        Self { metrics, heartbeat, term: Mutex::default(), transitions: Mutex::default() }
     }
 
     /// When the term with this token began, on the wall clock, for people.
     pub fn term_began(&self, token: Token) -> Option<Timestamp> {
         let term = self.term.lock().unwrap_or_else(PoisonError::into_inner);
         term.filter(|(began, _)| *began == token).map(|(_, at)| at)
+    }
+
+    /// The last changes of who leads, oldest first, with the wall clock's time.
+    pub fn transitions(&self) -> Vec<(Timestamp, Transition)> {
+        self.transitions.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 
@@ -35,6 +50,15 @@ impl Observer for Witness {
             *self.term.lock().unwrap_or_else(PoisonError::into_inner) = Some((*token, Timestamp::now()));
         }
         self.metrics.event(event);
+    }
+
+    fn transition(&self, transition: &Transition) {
+        self.metrics.transition(transition.cause);
+        let mut transitions = self.transitions.lock().unwrap_or_else(PoisonError::into_inner);
+        if transitions.len() == TRANSITIONS_MAX {
+            transitions.pop_front();
+        }
+        transitions.push_back((Timestamp::now(), transition.clone()));
     }
 
     fn request_ended(&self, request: Request, result: Result<(), WriteError>) {

@@ -101,6 +101,7 @@ pub(crate) fn refused_of_a_program() -> Vec<(Value, &'static str)> {
         (json!({ "coolDown": "0s" }), "coolDown must be from 1s to 3600s"),
         (json!({ "coolDown": "2h" }), "coolDown must be from 1s to 3600s"),
         (json!({ "whenAllUnhealthy": "KeepLast" }), "KeepLast needs presence: Heartbeat or a healthCheck"),
+        (json!({ "compatibility": "LeaderElector" }), "stopGrace must be longer than 60s"),
         (json!({ "healthCheck": {} }), "exactly one of httpGet and tcpSocket"),
         (tcp(json!({ "httpGet": { "port": 80 } })), "exactly one of httpGet and tcpSocket"),
         (tcp(json!({ "period": "499ms", "timeout": "1ms" })), "period must be from 500ms to 3600s"),

@@ -13,7 +13,7 @@ use crate::plots;
 use crate::results::{Column, Cost, Scenario, Side};
 use crate::scenarios::{ELECTIONS, Rounds};
 use crate::statistics::{Times, ratio, show};
-use crate::targets::targets;
+use crate::targets::{print, table, targets};
 
 /// A finished run.
 #[derive(Debug)]
@@ -52,16 +52,7 @@ impl Report {
 
     /// Prints every target, and the counts last. Returns whether all were reached.
     pub(crate) fn print(&self) -> bool {
-        let targets = targets(&self.conch, &self.client_go);
-        println!();
-        for target in &targets {
-            let verdict = if target.reached { "passed" } else { "FAILED" };
-            println!("{verdict}  {}: {}", target.text, target.measured);
-        }
-        let passed = targets.iter().filter(|target| target.reached).count();
-        let failed = targets.len() - passed;
-        println!("{passed} passed, {failed} failed in {} s", self.took.as_secs());
-        failed == 0
+        print(&targets(&self.conch, &self.client_go), self.took)
     }
 
     fn text(&self) -> String {
@@ -199,11 +190,8 @@ impl Report {
     }
 
     fn targets(&self) -> String {
-        let mut text = "## What Conch wants to reach\n\n| Target | Measured | |\n|---|---|---|\n".to_owned();
-        for target in targets(&self.conch, &self.client_go) {
-            let verdict = if target.reached { "reached" } else { "**missed**" };
-            let _ = writeln!(text, "| {} | {} | {verdict} |", target.text, target.measured);
-        }
+        let mut text = "## What Conch wants to reach\n\n".to_owned();
+        text += &table(&targets(&self.conch, &self.client_go));
         let Rounds { graceful, streams, power_cuts, counting } = self.rounds;
         let _ = writeln!(
             text,
@@ -222,7 +210,7 @@ fn seconds(time: Option<Duration>) -> Option<f64> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an image has far less than 2^52 bytes")]
-fn bytes(count: u64) -> f64 {
+pub(crate) fn bytes(count: u64) -> f64 {
     count as f64
 }
 

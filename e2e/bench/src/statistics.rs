@@ -20,7 +20,12 @@ impl Times {
 
     /// The smallest time that at least this share of all do not exceed (nearest rank); none of none.
     pub(crate) fn percentile(&self, percent: usize) -> Option<Duration> {
-        let rank = (self.0.len() * percent).div_ceil(100);
+        self.permille(10 * percent)
+    }
+
+    /// The same for a share in thousandths.
+    pub(crate) fn permille(&self, permille: usize) -> Option<Duration> {
+        let rank = (self.0.len() * permille).div_ceil(1000);
         self.0.get(rank.max(1) - 1).copied()
     }
 
@@ -32,9 +37,9 @@ impl Times {
 
 impl FromIterator<Duration> for Times {
     fn from_iter<I: IntoIterator<Item = Duration>>(times: I) -> Self {
-        let mut all = Self::default();
-        times.into_iter().for_each(|time| all.add(time));
-        all
+        let mut all: Vec<_> = times.into_iter().collect();
+        all.sort_unstable();
+        Self(all)
     }
 }
 
@@ -79,6 +84,8 @@ mod tests {
         assert_eq!([of(&hundred, 50), of(&hundred, 99), of(&hundred, 100)], [Some(50), Some(99), Some(100)]);
         let three = times(&[30, 10, 20]);
         assert_eq!([of(&three, 50), of(&three, 99)], [Some(20), Some(30)]);
+        let thousand: Vec<u64> = (1..=1000).rev().collect();
+        assert_eq!(times(&thousand).permille(999), Some(Duration::from_millis(999)));
         assert_eq!(three.max(), Some(Duration::from_millis(30)));
         assert_eq!(times(&[]).percentile(50), None);
     }

@@ -1,5 +1,6 @@
 //! What Conch wants to reach, and whether it did.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::results::{Scenario, Side};
@@ -70,12 +71,36 @@ pub(crate) fn targets(conch: &Side, client_go: &Side) -> Vec<Target> {
     targets
 }
 
-fn at_most(what: &str, measured: Option<Duration>, limit: Duration) -> Target {
+/// A time that must not be exceeded.
+pub(crate) fn at_most(what: &str, measured: Option<Duration>, limit: Duration) -> Target {
     Target {
         text: format!("{what}: at most {}", show(limit)),
         measured: measured.map_or_else(|| "not measured".to_owned(), show),
         reached: measured.is_some_and(|measured| measured <= limit),
     }
+}
+
+/// Prints every target, and the counts last. Returns whether all were reached.
+pub(crate) fn print(targets: &[Target], took: Duration) -> bool {
+    println!();
+    for target in targets {
+        let verdict = if target.reached { "passed" } else { "FAILED" };
+        println!("{verdict}  {}: {}", target.text, target.measured);
+    }
+    let passed = targets.iter().filter(|target| target.reached).count();
+    let failed = targets.len() - passed;
+    println!("{passed} passed, {failed} failed in {} s", took.as_secs());
+    failed == 0
+}
+
+/// The table of all targets, in Markdown.
+pub(crate) fn table(targets: &[Target]) -> String {
+    let mut text = "| Target | Measured | |\n|---|---|---|\n".to_owned();
+    for target in targets {
+        let verdict = if target.reached { "reached" } else { "**missed**" };
+        let _ = writeln!(text, "| {} | {} | {verdict} |", target.text, target.measured);
+    }
+    text
 }
 
 fn no_overlap(scenario: Scenario, lengths: &Times) -> Target {

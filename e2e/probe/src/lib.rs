@@ -3,12 +3,16 @@
 //! one clock for every probe and for the tests.
 
 mod ask;
+mod health;
 mod line;
 mod run;
+mod time;
 
 pub use ask::{Answer, AskError, Connection, Events, Form, Reply};
+pub use health::serve_health;
 pub use line::{Line, MalformedLine};
 pub use run::{Options, Way, run};
+pub use time::{Timing, time};
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
 pub fn now() -> u64 {

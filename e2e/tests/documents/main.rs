@@ -111,7 +111,9 @@ fn say(text: &str) {
 impl Block {
     /// Whether it is to be typed where a program asks its sidecar.
     fn is_for_pods(&self) -> bool {
-        self.commands.first().is_some_and(|command| command.text.starts_with("curl "))
+        let asks =
+            |command: &Command| command.text.starts_with("curl ") || command.text.contains("$CONCH_URL");
+        self.commands.first().is_some_and(asks)
     }
 }
 

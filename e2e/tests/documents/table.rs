@@ -33,6 +33,7 @@ pub(crate) const COVERED: &[Covered] = &[
     covered("make fuzz", "CONTRIBUTING.md", "`make test` replays it"),
     // Half an hour, on a machine that does nothing else.
     covered("make bench", "CONTRIBUTING.md", "run it by hand"),
+    covered("make footprint", "CONTRIBUTING.md", "by hand too"),
     // Changes what is pinned, from the network.
     covered("go mod tidy", "e2e/cluster/README.md", "Updating versions"),
 ];

@@ -1,13 +1,9 @@
 //! Policies: what is refused at once, what is said where, and when a change reaches the pods.
 
 use conch_e2e::{Namespace, Workload};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{environment, pods, wait_condition, wait_event, wait_leader};
-
-fn policy(name: &str, spec: &Value) -> Value {
-    json!({"apiVersion": "conch.rs/v1alpha1", "kind": "CoordinationPolicy", "metadata": {"name": name}, "spec": spec})
-}
+use crate::support::{environment, pods, policy, wait_condition, wait_event, wait_leader};
 
 #[test]
 fn an_unsafe_timing_is_refused_with_the_number_to_change() {

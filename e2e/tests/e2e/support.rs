@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use conch_crds::names;
 use conch_e2e::{CONTAINER, Namespace, Result, Tools};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-pub(crate) use crate::shared::{FAIL_OVER_LIMIT, Scaled, breakable, environment, judge, name_of};
+pub(crate) use crate::shared::{
+    FAIL_OVER_LIMIT, Scaled, breakable, environment, judge, judge_history, name_of,
+};
 
 /// How long the operator and the workload controllers may take to do their work.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A policy.
+pub(crate) fn policy(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "conch.rs/v1alpha1", "kind": "CoordinationPolicy", "metadata": {"name": name}, "spec": spec})
+}
 
 /// What the sidecar of a pod answers: `/v1/status`, so that a follower's answer is no error.
 pub(crate) fn status(namespace: &Namespace<'_>, pod: &str) -> Result<Value> {

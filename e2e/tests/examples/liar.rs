@@ -117,6 +117,8 @@ impl Liar {
         }
         let is_stream = request.starts_with(b"GET /v1/lead ");
         if let Some((status, headers, body)) = said(mood, asked) {
+            // A stream is one whatever it tells.
+            let status = if is_stream && status == 503 { 200 } else { status };
             let head = format!("HTTP/1.1 {status} x\r\nConnection: close\r\n{headers}");
             let text = if is_stream {
                 let end = if mood == Torn { "" } else { "\n\n" };

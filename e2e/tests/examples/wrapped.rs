@@ -17,6 +17,8 @@ use crate::resource::Resource;
 use crate::{skip, steps};
 
 const TITLE: &str = "a wrapped program in pods";
+/// Name of the document's block.
+const BLOCK: &str = "wrapped-by-hand";
 const APP: &str = "nightly";
 /// One step, for ever: it neither asks nor looks at a clock, and would go on if it could.
 const PROGRAM: &str = r#"while sleep 0.1; do curl -sS -o /dev/null -m 1 -X POST -H "Conch-Token: $CONCH_TOKEN" "$LEDGER_URL"; done"#;
@@ -24,7 +26,7 @@ const PROGRAM: &str = r#"while sleep 0.1; do curl -sS -o /dev/null -m 1 -X POST 
 /// The objects of the document.
 fn documented(namespace: &Namespace<'_>, directory: &Path) -> Vec<Value> {
     let document = fs::read_to_string(workspace_directory().join("docs/wrapper.md")).unwrap();
-    let (_, block) = document.split_once("```yaml name=wrapped-by-hand\n").unwrap();
+    let (_, block) = document.split_once(&format!("```yaml name={BLOCK}\n")).unwrap();
     let (block, _) = block.split_once("```").unwrap();
     let file = directory.join("documented.yaml");
     fs::write(&file, block).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use conch_e2e::checker::Verdict;
+use conch_e2e::checker::{History, Verdict};
 use conch_e2e::{Environment, KUBECONFIG_VARIABLE, OPERATOR_NAMESPACE, OPERATOR_SELECTOR, Probes};
 use serde_json::Value;
 
@@ -35,7 +35,12 @@ pub(crate) fn breakable(test: &str) -> Option<&'static Environment> {
 
 /// Judges everything that the probes wrote down, prints the scenario's line, and fails if a promise was broken.
 pub(crate) fn judge(probes: &Probes<'_>, scenario: &str, more: &str) -> Verdict {
-    let verdict = probes.history().unwrap().judge();
+    judge_history(&probes.history().unwrap(), scenario, more)
+}
+
+/// The same for a history to which something was added, e.g. when a killed program died.
+pub(crate) fn judge_history(history: &History, scenario: &str, more: &str) -> Verdict {
+    let verdict = history.judge();
     let more = if more.is_empty() { String::new() } else { format!("{more}, ") };
     println!("RESULT {scenario}: {more}{verdict}");
     assert_eq!(verdict.faults(), Vec::<String>::new());

@@ -8,7 +8,7 @@ use super::{
 use conch_crds::{CoordinationPolicy, CoordinationPolicySpec, conditions::Reason, names};
 use conch_election::{Timing, UnsafeTiming};
 use serde_json::Value;
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// What injection needs of a policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,8 +87,8 @@ pub enum RefusalReason {
 pub enum PolicyUnusable {
     /// Its timing is unsafe.
     Timing(UnsafeTiming),
-    /// `stopGrace` is zero although two leaders at once would damage data.
-    StopGraceNeeded,
+    /// `stopGrace` is no longer than this although two leaders at once would damage data.
+    StopGraceNeeded(Duration),
 }
 
 /// Decides on a pod or pod template (anything with `metadata` and `spec` of a pod).
@@ -117,7 +117,7 @@ pub fn decide<'a>(
     if let Err(refusal) = check_pod(pod, &injection) {
         return Decision::Refuse(refusal);
     }
-    if is_in_place(pod, &Injected::new(&injection, image)) {
+    if is_in_place(pod, &Injected::new(&injection, image), injection.policy.spec) {
         return Decision::Skip(SkipReason::AlreadyInjected);
     }
     Decision::Inject(injection)
@@ -125,8 +125,8 @@ pub fn decide<'a>(
 
 /// The timing of a policy. The CRD's own rules say the same, but a policy may be older than they are.
 pub fn timing(spec: &CoordinationPolicySpec) -> Result<Timing, PolicyUnusable> {
-    if spec.lacks_stop_grace() {
-        return Err(PolicyUnusable::StopGraceNeeded);
+    if let Some(needed) = spec.lacks_stop_grace() {
+        return Err(PolicyUnusable::StopGraceNeeded(needed));
     }
     let timing = &spec.timing;
     Timing::new(
@@ -311,10 +311,15 @@ impl fmt::Display for PolicyUnusable {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timing(unsafe_timing) => unsafe_timing.fmt(formatter),
-            Self::StopGraceNeeded => formatter.write_str(
-                "stopGrace must be longer than 0s where two leaders mean Corruption; say consequence: DuplicateWork if it \
-                 does not matter",
-            ),
+            Self::StopGraceNeeded(needed) => {
+                let client = if needed.is_zero() { "" } else { " with LeaderElector" };
+                write!(
+                    formatter,
+                    "stopGrace must be longer than {}s{client} where two leaders mean Corruption; say consequence: DuplicateWork \
+                     if it does not matter",
+                    needed.as_secs()
+                )
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     decide::Injection,
     json::{list_in, name, object_in},
-    sidecar::{Injected, SidecarImage, container, token_volume},
+    sidecar::{Injected, SidecarImage, container, program_variables, token_volume},
 };
 use conch_crds::names;
 use serde_json::{Map, Value, json};
@@ -46,7 +46,7 @@ pub fn inject(
         || serde_json::to_value(container(injection, image, longest_lease)).map_err(MalformedPod::Sidecar);
     put_container(spec, is_current, fresh)?;
     put_volume(spec, is_current)?;
-    let first_program = put_urls(spec, injection.policy.spec.sidecar.port)?;
+    let first_program = put_variables(spec, &program_variables(injection.policy.spec))?;
     put_annotations(root, &injected, first_program)?;
     Ok(pod)
 }
@@ -80,18 +80,22 @@ fn put_volume(spec: &mut Map<String, Value>, is_current: bool) -> Result<(), Mal
     Ok(())
 }
 
-/// Tells the program's containers where the API is, unless they say so themselves, and returns the first one's name.
+/// Tells the program's containers where the API is, except what they say themselves, and returns the first one's name.
 ///
 /// Init containers are not told: those that end before the sidecar starts would be misled, and restartable ones are
 /// mostly the proxies of others.
-fn put_urls(spec: &mut Map<String, Value>, port: u16) -> Result<Option<String>, MalformedPod> {
-    let url = format!("http://127.0.0.1:{port}");
+fn put_variables(
+    spec: &mut Map<String, Value>,
+    wanted: &[(&str, String)],
+) -> Result<Option<String>, MalformedPod> {
     let containers = list_in(spec, "containers").ok_or(MalformedPod::Field("spec.containers"))?;
     for container in containers.iter_mut() {
         let container = container.as_object_mut().ok_or(MalformedPod::Field("a container"))?;
         let variables = list_in(container, "env").ok_or(MalformedPod::Field("a container's env"))?;
-        if !variables.iter().any(|variable| name(variable) == Some(names::ENV_URL)) {
-            variables.push(json!({"name": names::ENV_URL, "value": url}));
+        for (wanted, value) in wanted {
+            if !variables.iter().any(|variable| name(variable) == Some(wanted)) {
+                variables.push(json!({"name": wanted, "value": value}));
+            }
         }
     }
     Ok(containers.first().and_then(name).filter(|name| !name.is_empty()).map(str::to_owned))

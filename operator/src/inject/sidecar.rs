@@ -5,9 +5,10 @@ use super::{
     json::{entry, list, name, text},
 };
 use conch_crds::{
+    CoordinationPolicySpec,
     duration::DurationText,
     names::{self, sidecar_env},
-    program::ProgramSpec,
+    program::{Compatibility, ProgramSpec},
 };
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapProjection, Container, ContainerPort, DownwardAPIProjection,
@@ -99,16 +100,18 @@ impl FromStr for Injected {
 }
 
 /// Whether the pod has the sidecar, as remembered in `injected`, in its place: the last init container, restartable, with
-/// its volume, and every container of the program knows the API's address. What others changed in it, e.g. the image's
+/// its volume, and every container of the program has its variables. What others changed in it, e.g. the image's
 /// registry or a limit, is left alone.
-pub(super) fn is_in_place(pod: &Value, injected: &Injected) -> bool {
+pub(super) fn is_in_place(pod: &Value, injected: &Injected, spec: &CoordinationPolicySpec) -> bool {
     let is_last = list(pod, "/spec/initContainers").last().is_some_and(|last| {
         name(last) == Some(names::SIDECAR_CONTAINER) && text(last, "/restartPolicy") == Some("Always")
     });
     is_last
         && Injected::of(pod).as_ref() == Some(injected)
         && has(pod, "/spec/volumes", names::TOKEN_VOLUME)
-        && list(pod, "/spec/containers").iter().all(|container| has(container, "/env", names::ENV_URL))
+        && list(pod, "/spec/containers").iter().all(|container| {
+            program_variables(spec).iter().all(|(variable, _)| has(container, "/env", variable))
+        })
 }
 
 fn has(value: &Value, pointer: &str, wanted: &str) -> bool {
@@ -178,6 +181,8 @@ fn environment(
     let election = injection.stamp.election;
     let spec = injection.policy.spec;
     let program = &spec.program;
+    let compatibility = (program.compatibility != Compatibility::default())
+        .then(|| (sidecar_env::COMPATIBILITY, word(program.compatibility)));
     let values = [
         (sidecar_env::ELECTION, election.to_owned()),
         (sidecar_env::LEASE, names::object_name(election)),
@@ -206,7 +211,23 @@ fn environment(
         value_from: Some(EnvVarSource { field_ref: Some(field(path)), ..EnvVarSource::default() }),
         ..EnvVar::default()
     });
-    downward.into_iter().chain(values.map(plain)).chain(health_check(program)).collect()
+    let values = values.into_iter().chain(compatibility).map(plain);
+    downward.into_iter().chain(values).chain(health_check(program)).collect()
+}
+
+/// What the program's containers are told.
+pub(super) fn program_variables(spec: &CoordinationPolicySpec) -> Vec<(&'static str, String)> {
+    let port = spec.sidecar.port;
+    let mut variables = vec![(names::ENV_URL, format!("http://127.0.0.1:{port}"))];
+    if spec.program.compatibility == Compatibility::LeaderElector {
+        // As nais/elector gives them.
+        variables.extend([
+            (names::ENV_ELECTOR_PATH, format!("localhost:{port}")),
+            (names::ENV_ELECTOR_GET_URL, format!("http://localhost:{port}/")),
+            (names::ENV_ELECTOR_SSE_URL, format!("http://localhost:{port}/sse")),
+        ]);
+    }
+    variables
 }
 
 /// What is checked, and how; nothing where nothing is.

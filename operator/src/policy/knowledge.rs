@@ -5,7 +5,7 @@ use super::{
     observe::{
         Observed,
         watch::SharedIndex,
-        workload::{Pod, workload_of},
+        workload::{Pod, WorkloadKind, workload_of},
     },
     plan::not_shared,
 };
@@ -28,6 +28,12 @@ impl Copies {
     }
 }
 
+/// The workload that this pod belongs to.
+fn owner(pod: &Value) -> Option<(WorkloadKind, String)> {
+    let metadata: ObjectMeta = serde_json::from_value(pod.get("metadata")?.clone()).ok()?;
+    workload_of(&metadata)
+}
+
 impl Knowledge for Copies {
     fn policy(&self, namespace: &str, name: &str) -> Option<KnownPolicy> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).known_policy(namespace, name)
@@ -48,9 +54,12 @@ impl Knowledge for Copies {
         stands >= Some(lease) || will_stand < Some(lease) || !observed.pods.iter().any(counts_with_less)
     }
 
+    fn knows_workload_of(&self, namespace: &str, pod: &Value) -> bool {
+        let index = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        owner(pod).is_none_or(|(kind, name)| index.knows_workload(namespace, kind, &name))
+    }
+
     fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String> {
-        let metadata: ObjectMeta = serde_json::from_value(pod.get("metadata")?.clone()).ok()?;
-        let workload = workload_of(&metadata)?;
-        not_shared(&self.observe(namespace, election), &workload)
+        not_shared(&self.observe(namespace, election), &owner(pod)?)
     }
 }

@@ -18,7 +18,9 @@ use tokio::time::{Instant, sleep};
 
 /// How long a pod waits until the Lease says how long its leases are.
 const ANNOUNCEMENT_PATIENCE: Duration = Duration::from_secs(2);
-const ANNOUNCEMENT_POLL: Duration = Duration::from_millis(20);
+/// How long the pod of a workload that nobody has heard of yet waits for the watch: pods come within milliseconds after it.
+const WORKLOAD_PATIENCE: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Why no answer could be given.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,8 @@ pub(super) async fn inject_pod<P: Policies>(
     match decide(pod, namespace, policy.as_ref().map(ChosenPolicy::from), &webhook.image) {
         Decision::Skip(_) => allowed(request, &Patch::default(), Vec::new()),
         Decision::Inject(injection) => {
+            // One that stays unknown was stamped by hand; it is judged by what is known.
+            comes_true(WORKLOAD_PATIENCE, || webhook.policies.knows_workload_of(namespace, pod)).await;
             if let Some(sentence) = webhook.policies.not_shared(namespace, injection.stamp.election, pod) {
                 return without_sidecar(request, Reason::NotShared, sentence);
             }
@@ -126,14 +130,23 @@ async fn wait_for_announcement<P: Policies>(
     injection: &Injection<'_>,
 ) -> Result<(), HandleError> {
     let (election, lease) = (injection.stamp.election, injection.timing.lease());
-    let deadline = Instant::now() + ANNOUNCEMENT_PATIENCE;
-    while !webhook.policies.is_announced(namespace, election, lease) {
-        if Instant::now() >= deadline {
-            return Err(HandleError::NotAnnounced { election: election.to_owned(), lease });
-        }
-        sleep(ANNOUNCEMENT_POLL).await;
+    let is_announced = || webhook.policies.is_announced(namespace, election, lease);
+    if comes_true(ANNOUNCEMENT_PATIENCE, is_announced).await {
+        return Ok(());
     }
-    Ok(())
+    Err(HandleError::NotAnnounced { election: election.to_owned(), lease })
+}
+
+/// Does it come true in time?
+async fn comes_true(patience: Duration, is_so: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !is_so() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(POLL).await;
+    }
+    true
 }
 
 /// A pod that cannot have its sidecar is refused, or starts without it where its stamp says that it may.

@@ -41,6 +41,9 @@ pub trait Knowledge: Send + Sync + 'static {
     /// with a shorter one and the controller is about to write it.
     fn is_announced(&self, namespace: &str, election: &str, lease: Duration) -> bool;
 
+    /// Is the workload of this pod known, if it has one that can be annotated? It may be younger than the last event.
+    fn knows_workload_of(&self, namespace: &str, pod: &Value) -> bool;
+
     /// Why this pod must not join the election that it is stamped for, if it is known to belong to a workload that came too
     /// late to an election that is not shared.
     fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String>;
@@ -60,6 +63,9 @@ pub trait Policies: Send + Sync + 'static {
 
     /// As [`Knowledge::is_announced`].
     fn is_announced(&self, namespace: &str, election: &str, lease: Duration) -> bool;
+
+    /// As [`Knowledge::knows_workload_of`].
+    fn knows_workload_of(&self, namespace: &str, pod: &Value) -> bool;
 
     /// As [`Knowledge::not_shared`].
     fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String>;
@@ -96,6 +102,10 @@ impl<K: Knowledge> Policies for WatchedPolicies<K> {
 
     fn is_announced(&self, namespace: &str, election: &str, lease: Duration) -> bool {
         self.knowledge.is_announced(namespace, election, lease)
+    }
+
+    fn knows_workload_of(&self, namespace: &str, pod: &Value) -> bool {
+        self.knowledge.knows_workload_of(namespace, pod)
     }
 
     fn not_shared(&self, namespace: &str, election: &str, pod: &Value) -> Option<String> {

@@ -12,7 +12,13 @@ use k8s_openapi::ByteString;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tower::ServiceExt;
 
 /// The policies of this directory, all in one namespace; the one named `away` cannot be read.
@@ -20,11 +26,13 @@ pub(crate) struct FilePolicies {
     pub(crate) namespace: String,
     /// The longest lease that stands on the Lease.
     pub(crate) announced: Duration,
+    /// How often the workload of a pod with the label `young` is not known yet.
+    pub(crate) unheard: AtomicU32,
 }
 
 impl Default for FilePolicies {
     fn default() -> Self {
-        Self { namespace: NAMESPACE.to_owned(), announced: Duration::MAX }
+        Self { namespace: NAMESPACE.to_owned(), announced: Duration::MAX, unheard: AtomicU32::new(0) }
     }
 }
 
@@ -46,8 +54,15 @@ impl Policies for FilePolicies {
         lease <= self.announced
     }
 
+    fn knows_workload_of(&self, _namespace: &str, pod: &Value) -> bool {
+        let ask = |left: u32| left.checked_sub(1);
+        pod.pointer("/metadata/labels/young").is_none()
+            || self.unheard.fetch_update(Ordering::Relaxed, Ordering::Relaxed, ask).is_err()
+    }
+
     fn not_shared(&self, _namespace: &str, election: &str, pod: &Value) -> Option<String> {
-        let late = pod.pointer("/metadata/labels/late").is_some();
+        let known = self.unheard.load(Ordering::Relaxed) == 0;
+        let late = known && pod.pointer("/metadata/labels/late").is_some();
         late.then(|| format!("election {election} belongs to another workload"))
     }
 }
@@ -174,6 +189,18 @@ async fn a_pod_of_a_workload_that_came_too_late_gets_no_sidecar() {
     pod["metadata"]["labels"][names::INJECTION] = json!("Optional");
     let response = server.ask("/inject", &pod, &Value::Null).await;
     assert_eq!((&response["allowed"], response.get("patch")), (&json!(true), None));
+}
+
+#[tokio::test]
+async fn a_pod_that_is_faster_than_the_news_of_its_workload_is_judged_when_they_have_come() {
+    let server = Server::with(FilePolicies { unheard: AtomicU32::new(3), ..FilePolicies::default() });
+    let mut pod = pods()["plain"].clone();
+    pod["metadata"]["labels"]["late"] = json!("yes");
+    pod["metadata"]["labels"]["young"] = json!("yes");
+    assert_eq!(server.ask("/inject", &pod, &Value::Null).await["allowed"], false);
+    // Of whom nothing is ever heard was stamped by hand, and does not wait for ever.
+    let server = Server::with(FilePolicies { unheard: AtomicU32::new(u32::MAX), ..FilePolicies::default() });
+    assert_eq!(server.ask("/inject", &pod, &Value::Null).await["allowed"], true);
 }
 
 #[tokio::test]

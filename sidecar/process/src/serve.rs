@@ -4,7 +4,10 @@ pub use crate::stall::Connection;
 
 use crate::stall::StallGuard;
 use axum::{Extension, Router};
-use hyper::server::conn::http1;
+use hyper::{
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -138,7 +141,15 @@ where
     Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Connection::default();
-    let service = TowerToHyperService::new(router.layer(Extension(connection.clone())));
+    let (answers, turns) = (router.layer(Extension(connection.clone())), connection.clone());
+    let answers = TowerToHyperService::new(answers);
+    let service = service_fn(move |request| {
+        let (turns, answer) = (turns.clone(), answers.call(request));
+        async move {
+            turns.turn().await;
+            answer.await
+        }
+    });
     let stream = StallGuard::new(stream, limits.stall_timeout, connection);
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -264,6 +275,37 @@ mod tests {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         timeout(Duration::from_secs(20), dropped.notified()).await.unwrap();
+    }
+
+    /// Of two that send many requests at once neither is served to the end before the other one: a turn is one answer.
+    #[tokio::test]
+    async fn whoever_asks_without_waiting_takes_turns_with_the_others() {
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let router = |name: &'static str| {
+            let order = Arc::clone(&order);
+            Router::new().route("/", get(async move || order.lock().unwrap().push(name)))
+        };
+        let requests = "GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(20);
+        let mut serving = Vec::new();
+        let mut clients = Vec::new();
+        for name in ["one", "other"] {
+            let (mut client, served) = tokio::io::duplex(65_536);
+            client.write_all(requests.as_bytes()).await.unwrap();
+            clients.push(client);
+            serving.push(serve_connection(served, router(name), LIMITS, std::future::pending()));
+        }
+        let tasks: Vec<_> = serving.into_iter().map(tokio::spawn).collect();
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        let order = order.lock().unwrap().clone();
+        assert_eq!(order.len(), 40);
+        let ahead = order.iter().scan(0_i32, |ahead, name| {
+            *ahead += if *name == "one" { 1 } else { -1 };
+            Some(ahead.abs())
+        });
+        assert!(ahead.max().unwrap() <= 2, "{order:?}");
+        drop((clients, tasks));
     }
 
     struct NotifyOnStall(Arc<Notify>, Connection);

@@ -1,4 +1,4 @@
-//! A connection whose peer may not keep the writer waiting for ever.
+//! A connection whose peer may keep neither the writer waiting for ever, nor everybody else while it asks and asks.
 
 use std::{
     future::Future,
@@ -20,12 +20,22 @@ use tokio::{
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
     stalled: Arc<AtomicBool>,
+    /// A request was answered since the peer had nothing more to say.
+    answered: Arc<AtomicBool>,
 }
 
 impl Connection {
     /// Did this side give up on the peer, because it took nothing? Then it may still be there and not know.
     pub fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everybody else had a turn, if this peer sent its next request before the last one was answered: otherwise a
+    /// few of them that never stop would keep the process for milliseconds each time that they run.
+    pub(crate) async fn turn(&self) {
+        if self.answered.swap(true, Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -62,7 +72,11 @@ impl<Stream: AsyncRead + Unpin> AsyncRead for StallGuard<Stream> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_pending() {
+            self.connection.answered.store(false, Ordering::Relaxed);
+        }
+        read
     }
 }
 

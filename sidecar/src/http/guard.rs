@@ -4,8 +4,8 @@ use super::refusal::Refusal;
 use axum::{
     extract::Request,
     http::{
-        HeaderMap, Method, Uri,
-        header::{HOST, ORIGIN},
+        HeaderMap, HeaderValue, Method, Uri,
+        header::{CONNECTION, HOST, ORIGIN, TRANSFER_ENCODING},
     },
     middleware::Next,
     response::{IntoResponse, Response},
@@ -16,10 +16,17 @@ pub(crate) const REQUEST_HEADER: &str = "conch-request";
 
 /// Refuses requests that cannot come from a program of this pod.
 pub(super) async fn guard(request: Request, next: Next) -> Response {
-    match check(request.method(), request.uri(), request.headers()) {
+    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let mut response = match check(request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
+    };
+    if chunked {
+        // There may have been a length as well, which hyper drops: what follows on this connection may be part of this
+        // request's body to somebody else, and must be no request to us (RFC 9112, 6.1).
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 fn check(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {

@@ -1,32 +1,30 @@
 //! The API of the sidecar, on the loopback addresses of the pod.
 
+mod elector;
 mod guard;
 mod refusal;
 mod streams;
 mod wrapped;
 
-use crate::{
-    program::Channel,
-    sidecar::{ProgramState, Sidecar},
-    view::View,
-};
+use crate::{program::Channel, sidecar::Sidecar, view::View};
 use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderName, HeaderValue, StatusCode, header::CACHE_CONTROL},
-    middleware::from_fn,
+    middleware::{from_fn, map_response_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use conch_crds::duration::DurationText;
 use conch_election::{Moment, Token};
-use refusal::Refusal;
+use refusal::{REASONS, Refusal, Refused};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 pub(crate) use guard::REQUEST_HEADER;
+pub(crate) use streams::STREAMS_MAX;
 pub use wrapped::wrapped_router;
 
 /// Where `conch-sidecar prestop` tells that the kubelet ran it. For this binary alone.
@@ -48,6 +46,18 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// Serves the API for one sidecar.
 pub fn router(sidecar: Arc<Sidecar>) -> Router {
     let streams = streams::Streams::new(sidecar.clone());
+    counted(guarded(routes(sidecar.clone(), streams)), sidecar)
+}
+
+/// The same, and `GET /` and `GET /sse` as nais/elector answers them. `host_name`: of this pod, with which its program compares
+/// what it is told.
+pub fn router_with_elector(sidecar: Arc<Sidecar>, host_name: String) -> Router {
+    let streams = streams::Streams::new(sidecar.clone());
+    let elector = elector::routes(sidecar.clone(), streams.clone(), host_name);
+    counted(guarded(routes(sidecar.clone(), streams).merge(elector)), sidecar)
+}
+
+fn routes(sidecar: Arc<Sidecar>, streams: streams::Streams) -> Router {
     let no_head = || async { Refusal::MethodNotAllowed };
     Router::new()
         .route("/v1/leader", get(leader))
@@ -60,9 +70,27 @@ pub fn router(sidecar: Arc<Sidecar>) -> Router {
         // A HEAD would open a stream and close it at once: a resignation.
         .route("/v1/lead", get(streams::lead).head(no_head).with_state(streams.clone()))
         .route("/v1/watch", get(streams::watch).head(no_head).with_state(streams))
+}
+
+fn guarded(routes: Router) -> Router {
+    routes
         .fallback(|| async { Refusal::NotFound })
         .method_not_allowed_fallback(|| async { Refusal::MethodNotAllowed })
         .layer(from_fn(guard::guard))
+}
+
+/// Counts what is refused.
+fn counted(routes: Router, sidecar: Arc<Sidecar>) -> Router {
+    sidecar.witness().metrics.expect_refusals(&REASONS);
+    routes.layer(map_response_with_state(
+        sidecar,
+        async |State(sidecar): State<Arc<Sidecar>>, response: Response| {
+            if let Some(Refused(reason)) = response.extensions().get() {
+                sidecar.witness().metrics.refused(reason);
+            }
+            response
+        },
+    ))
 }
 
 #[derive(Deserialize)]
@@ -102,26 +130,9 @@ async fn wait_for_lead(sidecar: &Sidecar, limit: Duration) -> Result<(), Refusal
     Ok(())
 }
 
-/// The answer and what people may want to know besides.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    #[serde(flatten)]
-    answer: View,
-    candidate: bool,
-    healthy: bool,
-    streams: usize,
-    store: String,
-    version: &'static str,
-}
-
 async fn status(State(sidecar): State<Arc<Sidecar>>) -> Response {
-    let answer = sidecar.answer(Channel::Elsewhere);
-    sidecar.witness().metrics.answered("status", answer.leader);
-    let ProgramState { candidate, healthy, streams } = sidecar.program_state();
-    let store = sidecar.about().store.clone();
-    let version = env!("CARGO_PKG_VERSION");
-    let status = Status { answer, candidate, healthy, streams, store, version };
+    let status = sidecar.status();
+    sidecar.witness().metrics.answered("status", status.answer.leader);
     with_headers(StatusCode::OK, &status.answer, &status)
 }
 

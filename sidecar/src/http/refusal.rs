@@ -1,7 +1,7 @@
 //! Answers to what cannot be done: a reason from a closed list, and a sentence.
 
 use axum::{
-    Json,
+    Extension, Json,
     http::{StatusCode, header::CACHE_CONTROL},
     response::{IntoResponse, Response},
 };
@@ -18,6 +18,25 @@ pub(super) const ENDPOINTS: [&str; 7] = [
     "POST /v1/heartbeat",
     "POST /v1/term",
 ];
+
+/// Every reason for a refusal.
+pub(super) const REASONS: [&str; 11] = [
+    "ForeignHost",
+    "OriginRefused",
+    "RequestHeaderMissing",
+    "NotFound",
+    "MethodNotAllowed",
+    "BadQuery",
+    "BadBody",
+    "NotCurrent",
+    "TermPending",
+    "TooManyStreams",
+    "Wrapped",
+];
+
+/// The reason of a refusal, in its response's extensions, for those who count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused(pub(super) &'static str);
 
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +117,52 @@ impl IntoResponse for Refusal {
         if matches!(self, Self::NotFound | Self::MethodNotAllowed) {
             body["endpoints"] = json!(ENDPOINTS);
         }
-        (self.status(), [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
+        let refused = Extension(Refused(self.reason()));
+        (self.status(), refused, [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conch_election::Token;
+    use serde_json::Value;
+    use std::iter::successors;
+
+    /// The one after it. Fails to compile when there is another one.
+    fn next(refusal: &Refusal) -> Option<Refusal> {
+        match refusal {
+            Refusal::ForeignHost => Some(Refusal::OriginRefused),
+            Refusal::OriginRefused => Some(Refusal::RequestHeaderMissing),
+            Refusal::RequestHeaderMissing => Some(Refusal::NotFound),
+            Refusal::NotFound => Some(Refusal::MethodNotAllowed),
+            Refusal::MethodNotAllowed => Some(Refusal::BadQuery("No.".to_owned())),
+            Refusal::BadQuery(_) => Some(Refusal::BadBody("No.".to_owned())),
+            Refusal::BadBody(_) => Some(Refusal::NotCurrent(NotCurrent { current: Some(Token(7)) })),
+            Refusal::NotCurrent(_) => Some(Refusal::TermPending),
+            Refusal::TermPending => Some(Refusal::TooManyStreams),
+            Refusal::TooManyStreams => Some(Refusal::Wrapped),
+            Refusal::Wrapped => None,
+        }
+    }
+
+    #[test]
+    fn the_documents_reasons_are_these_and_each_has_a_sentence() {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.yaml"));
+        let document: Value = serde_saphyr::from_str(text).unwrap();
+        let refusals: Vec<Refusal> = successors(Some(Refusal::ForeignHost), next).collect();
+        let reasons: Vec<&str> = refusals.iter().map(Refusal::reason).collect();
+        assert_eq!(document["components"]["schemas"]["RefusalReason"]["enum"], json!(reasons));
+        assert!(refusals.iter().all(|refusal| refusal.message().ends_with('.')));
+    }
+
+    #[test]
+    fn every_endpoint_that_is_told_is_in_the_document() {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.yaml"));
+        let document: Value = serde_saphyr::from_str(text).unwrap();
+        for endpoint in ENDPOINTS {
+            let (method, path) = endpoint.split_once(' ').unwrap();
+            assert!(document["paths"][path][method.to_lowercase()].is_object(), "{endpoint}");
+        }
     }
 }

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 /// So many streams may be open at one time.
-const STREAMS_MAX: usize = 64;
+pub(crate) const STREAMS_MAX: usize = 64;
 /// A comment after this silence, so that whoever stands between does not take the stream for dead.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long a client should wait before it opens a stream again.
@@ -87,7 +87,7 @@ impl Drop for Claim {
 }
 
 /// One open stream.
-struct Reader {
+pub(super) struct Reader {
     sidecar: Arc<Sidecar>,
     changes: watch::Receiver<()>,
     endpoint: &'static str,
@@ -99,7 +99,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(streams: &Streams, endpoint: &'static str, channel: Channel) -> Result<Self, Refusal> {
+    pub(super) fn new(streams: &Streams, endpoint: &'static str, channel: Channel) -> Result<Self, Refusal> {
         let permit = Arc::clone(&streams.free).try_acquire_owned().map_err(|_| Refusal::TooManyStreams)?;
         let sidecar = Arc::clone(&streams.sidecar);
         let open = sidecar.witness().metrics.streams(endpoint);
@@ -109,7 +109,7 @@ impl Reader {
     }
 
     /// Waits for the next answer that is worth an event. `None`: the process ends.
-    async fn next(&mut self) -> Option<View> {
+    pub(super) async fn next(&mut self) -> Option<View> {
         loop {
             self.changes.mark_unchanged();
             let view = self.sidecar.answer(self.channel);

@@ -3,7 +3,7 @@
 //! Whoever could resign, or ask for another term, would have a successor start while the program still runs. The program's
 //! exit is its resignation.
 
-use super::{PRE_STOP, refusal::Refusal, router};
+use super::{PRE_STOP, counted, guarded, refusal::Refusal, routes, streams::Streams};
 use crate::sidecar::Sidecar;
 use axum::{
     Router,
@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 /// Serves the API of a sidecar that runs its program itself.
 pub fn wrapped_router(sidecar: Arc<Sidecar>) -> Router {
-    router(sidecar).layer(from_fn(only_asking))
+    let routes = routes(sidecar.clone(), Streams::new(sidecar.clone()));
+    counted(guarded(routes).layer(from_fn(only_asking)), sidecar)
 }
 
 async fn only_asking(request: Request, next: Next) -> Response {

@@ -4,7 +4,7 @@
 //! elector sits behind a mutex that is never held across an await, so an answer waits for no request: losing the lead
 //! turns answers at once, and the network comes after.
 
-use crate::Store;
+use crate::{Store, transition::Transition};
 use conch_election::{
     Action, Answer, Config, Elector, Event, Failure, FailureKind, Input, Moment, Nonce, NotCurrent, Stored,
     Token, WriteError,
@@ -36,6 +36,8 @@ pub type Clock = fn() -> Moment;
 pub trait Observer: Send + Sync + 'static {
     /// Something happened in the election.
     fn event(&self, _event: &Event) {}
+    /// Who leads changed.
+    fn transition(&self, _transition: &Transition) {}
     /// A request to the store came to an end, or its stream of changes yielded.
     fn request_ended(&self, _request: Request, _result: Result<(), WriteError>) {}
     /// The loop turned: it does so at least once in [`TURN_MAX`].
@@ -72,6 +74,8 @@ pub struct Driver<S> {
     store: Arc<S>,
     shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
+    /// The pod of this candidate.
+    own: String,
     /// A request was given up, and none was answered since: an outage is two lines, not one for each attempt.
     unanswered: bool,
 }
@@ -98,6 +102,7 @@ pub fn draw_nonce() -> io::Result<Nonce> {
 impl<S: Store> Driver<S> {
     /// A driver for a new candidate, not yet willing, and the handle to command it. Nothing happens until [`Self::run`].
     pub fn new(store: S, config: Config, clock: Clock, observer: Arc<dyn Observer>) -> (Self, Candidate) {
+        let own = config.identity.pod.clone();
         let shared = Arc::new(Shared {
             elector: Mutex::new(Elector::new(config)),
             clock,
@@ -105,7 +110,7 @@ impl<S: Store> Driver<S> {
             changed: watch::Sender::new(()),
         });
         let candidate = Candidate { shared: Arc::clone(&shared) };
-        (Self { store: Arc::new(store), shared, observer, unanswered: false }, candidate)
+        (Self { store: Arc::new(store), shared, observer, own, unanswered: false }, candidate)
     }
 
     /// Runs until [`Candidate::terminate`] was called and nothing is left to do. Dropping it is like the death of the
@@ -158,6 +163,10 @@ impl<S: Store> Driver<S> {
         for event in &events {
             log(event);
             self.observer.event(event);
+        }
+        for transition in Transition::of(&self.own, &events) {
+            transition.log();
+            self.observer.transition(&transition);
         }
     }
 
@@ -225,23 +234,19 @@ async fn within<T, E>(limit: Duration, request: impl Future<Output = Result<T, E
     timeout(limit, request).await.unwrap_or(Err(late))
 }
 
+/// Of what is no transition.
 fn log(event: &Event) {
     match event {
-        Event::TermBegan { token, previous, reacquired } => {
-            let previous = previous.as_deref().unwrap_or_default();
-            tracing::info!(%token, previous, reacquired, "leads");
-        }
-        Event::TermEnded { token, cause } => tracing::info!(%token, ?cause, "leads no more"),
-        Event::HolderChanged { from, to } => {
-            let (from, to) = (from.as_deref().unwrap_or_default(), to.as_deref().unwrap_or_default());
-            tracing::info!(from, to, "the holder changed");
-        }
         Event::Released { token } => tracing::info!(%token, "released the lead"),
         Event::Renewed { latency, margin } => tracing::debug!(?latency, ?margin, "renewed"),
-        Event::RequestFailed(_) => {} // logged where the request was made
         Event::HistoryLost => {
             tracing::error!("the store lost history: tokens would repeat; this pod will not lead");
         }
+        // Transitions are logged as such, and failures where the request was made.
+        Event::TermBegan { .. }
+        | Event::TermEnded { .. }
+        | Event::HolderChanged { .. }
+        | Event::RequestFailed(_) => {}
     }
 }
 

@@ -8,6 +8,7 @@ pub mod kubernetes;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod transition;
 
 use conch_election::{Failure, Record, Stored, Token, Version, WriteError, Written};
 use futures::stream::BoxStream;

@@ -3,11 +3,27 @@
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod document;
+#[cfg(test)]
+mod elector;
+#[cfg(test)]
 mod ending;
+#[cfg(test)]
+mod exposition;
 #[cfg(test)]
 mod fitness;
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod guard;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod lease_server;
+#[cfg(test)]
+mod observed;
+#[cfg(test)]
+mod openapi;
 #[cfg(test)]
 mod over_postgres;
 #[cfg(test)]
@@ -25,9 +41,14 @@ mod proof;
 #[cfg(test)]
 mod real;
 #[cfg(test)]
+mod running;
+#[cfg(test)]
+mod states;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod term;
+#[cfg(test)]
 mod transfer;
 #[cfg(test)]
 mod wrapped_over_a_lease;

@@ -4,6 +4,7 @@ use axum::{
     Router,
     body::Body,
     http::{HeaderMap, Method, Request, StatusCode},
+    response::Response,
 };
 use conch_crds::program::Presence;
 use conch_election::{Config, Content, Identity, Nonce, Timing};
@@ -19,8 +20,8 @@ use conch_sidecar::{
     witness::Witness,
 };
 use conch_stores::{
-    Fencing, clock,
-    driver::{ChangesEnded, Driver},
+    Fencing, Store, clock,
+    driver::{ChangesEnded, Clock, Driver},
     memory::MemoryStore,
 };
 use http_body_util::BodyExt;
@@ -64,13 +65,25 @@ pub(crate) fn pod_of(store: MemoryStore, number: u128) -> Pod {
 
 pub(crate) fn pod_with(store: MemoryStore, number: u128, presence: Presence, rules: Rules) -> Pod {
     let timing = Timing::new(LEASE, RENEW_INTERVAL, STOP_GRACE, MAX_PROMISE).unwrap();
+    pod_over(store.clone(), store, number, clock::now, timing, Program::new(presence, rules, STOP_GRACE))
+}
+
+/// A pod whose sidecar reaches the register `memory` by `store`, and reads this clock.
+pub(crate) fn pod_over<S: Store>(
+    store: S,
+    memory: MemoryStore,
+    number: u128,
+    clock: Clock,
+    timing: Timing,
+    program: Program,
+) -> Pod {
     let (pod, pod_uid) = (format!("pod-{number}"), format!("uid-{number}"));
     let identity = Identity { pod: pod.clone(), pod_uid: pod_uid.clone(), nonce: Nonce(number) };
-    let config = Config { identity, timing, longest_lease: LEASE, fencing_offset: 0 };
+    let config = Config { identity, timing, longest_lease: timing.lease(), fencing_offset: 0 };
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let witness = Arc::new(Witness::new(metrics, Heartbeat::default()));
-    let (driver, candidate) = Driver::new(store.clone(), config, clock::now, witness.clone());
+    let (driver, candidate) = Driver::new(store, config, clock, witness.clone());
     let about = About {
         election: "shop/payments".to_owned(),
         pod,
@@ -79,19 +92,35 @@ pub(crate) fn pod_with(store: MemoryStore, number: u128, presence: Presence, rul
         store: "memory".to_owned(),
         fencing: Box::new(|| Fencing::Strict),
     };
-    let program = Program::new(presence, rules, STOP_GRACE);
     let shutdown = Shutdown::new(pod_uid, "conch:1".to_owned());
-    let sidecar = Arc::new(Sidecar::new(candidate, clock::now, about, witness, program, shutdown));
+    let sidecar = Arc::new(Sidecar::new(candidate, clock, about, witness, program, shutdown));
     let status_of = Arc::clone(&sidecar);
     let election = sidecar.about().election.clone();
     registry.register_collector(Box::new(LeaderStatus { election, leads: move || status_of.leads() }));
     let timers = Arc::clone(&sidecar);
     tokio::spawn(async move { timers.run_timers().await });
     let router = http::router(Arc::clone(&sidecar));
-    Pod { sidecar, router, store, registry, _driver: tokio::spawn(driver.run()) }
+    Pod { sidecar, router, store: memory, registry, _driver: tokio::spawn(driver.run()) }
 }
 
 impl Pod {
+    /// The same pod, whose sidecar also answers as nais/elector does.
+    pub(crate) fn with_elector(mut self, host_name: &str) -> Self {
+        self.router = http::router_with_elector(Arc::clone(&self.sidecar), host_name.to_owned());
+        self
+    }
+
+    /// The same pod, whose sidecar runs the program itself.
+    pub(crate) fn wrapped(mut self) -> Self {
+        self.router = http::wrapped_router(Arc::clone(&self.sidecar));
+        self
+    }
+
+    /// The response as it is, for bodies that are no JSON or never end.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Response {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
     pub(crate) async fn ask(
         &self,
         method: Method,

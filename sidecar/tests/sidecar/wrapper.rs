@@ -48,7 +48,7 @@ fn a_program_that_cannot_be_started_or_dies_of_a_signal_ends_as_in_a_shell() {
         command.stderr(Stdio::null()).status().unwrap().code()
     };
     assert_eq!(status("/missing"), Some(127));
-    assert_eq!(status("/etc/hostname"), Some(126));
+    assert_eq!(status("/etc/passwd"), Some(126));
 }
 
 #[test]

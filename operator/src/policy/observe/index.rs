@@ -7,7 +7,7 @@ use super::{
     memory::{self, Memory},
     objects::{Author, DisabledNamespace, Election, Lease, Policy, Role, RoleBinding},
     view::View,
-    workload::{Pod, Workload},
+    workload::{Pod, Workload, WorkloadKind},
 };
 use crate::{
     inject::SidecarImage,
@@ -118,6 +118,16 @@ impl Index {
         let policy = &self.policies.get(namespace, name)?.view;
         let spec = policy.spec.as_ref().ok()?.clone();
         Some(KnownPolicy { generation: policy.generation.unwrap_or_default(), spec })
+    }
+
+    /// Is there a workload of this kind and name that is, or was, annotated?
+    pub fn knows_workload(&self, namespace: &str, kind: WorkloadKind, name: &str) -> bool {
+        let known = match kind {
+            WorkloadKind::Deployment => &self.deployments,
+            WorkloadKind::StatefulSet => &self.stateful_sets,
+            WorkloadKind::DaemonSet => &self.daemon_sets,
+        };
+        known.get(namespace, name).is_some()
     }
 
     /// How many Leases there are, and how many of them are held.

@@ -342,6 +342,9 @@ async fn admission_learns_that_a_pods_workload_came_too_late_to_an_election() {
         "{sentence}"
     );
     assert_eq!(copies.not_shared("shop", "payments", &pod_of("unknown")), None);
+    let known = [pod_of("second"), pod_of("unknown"), json!({"metadata": {}})];
+    assert_eq!(known.map(|pod| copies.knows_workload_of("shop", &pod)), [true, false, true]);
+    assert!(!copies.knows_workload_of("elsewhere", &pod_of("second")));
     assert_eq!(copies.not_shared("shop", "ledger", &pod_of("second")), None);
     assert_eq!(copies.not_shared("shop", "payments", &json!({"metadata": {}})), None);
 

@@ -193,7 +193,7 @@ fn safe(policy: &Policy) -> Finding {
         Ok(Err(unusable @ PolicyUnusable::Timing(_))) => {
             (ConditionStatus::False, Reason::TimingUnsafe, unusable.to_string())
         }
-        Ok(Err(unusable @ PolicyUnusable::StopGraceNeeded)) => {
+        Ok(Err(unusable @ PolicyUnusable::StopGraceNeeded(_))) => {
             (ConditionStatus::False, Reason::StopGraceNeeded, unusable.to_string())
         }
         Err(error) => (ConditionStatus::Unknown, Reason::PolicyInvalid, error.clone()),

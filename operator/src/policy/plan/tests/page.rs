@@ -182,6 +182,10 @@ fn a_policy_says_whether_it_is_used_safe_and_current_and_then_nothing_is_planned
         (json!({}), ["Accepted", "TimingSafe", "PodsOutdated"]),
         (json!({"timing": {"leaseDuration": "1s"}}), ["PolicyInvalid", "TimingUnsafe", "PodsOutdated"]),
         (json!({"timing": {"stopGrace": "0s"}}), ["PolicyInvalid", "StopGraceNeeded", "PodsOutdated"]),
+        (
+            json!({"program": {"compatibility": "LeaderElector"}}),
+            ["PolicyInvalid", "StopGraceNeeded", "PodsOutdated"],
+        ),
         (json!({"timing": "soon"}), ["PolicyInvalid", "PolicyInvalid", "PodsOutdated"]),
     ];
     for (spec, reasons) in cases {
