@@ -131,8 +131,16 @@ pub mod sidecar_env {
     pub const LOG_FORMAT: &str = "CONCH_LOG_FORMAT";
     /// A `tracing` filter, e.g. `info`.
     pub const LOG: &str = "CONCH_LOG";
-    /// `kubernetes` or `memory`.
+    /// `kubernetes`, `memory` or `postgres`.
     pub const STORE: &str = "CONCH_STORE";
+    /// The database, with user and password.
+    pub const POSTGRES_URL: &str = "CONCH_POSTGRES_URL";
+    /// A file with the authorities that may sign the server's certificate.
+    pub const POSTGRES_CA: &str = "CONCH_POSTGRES_CA";
+    /// Schema of the table.
+    pub const POSTGRES_SCHEMA: &str = "CONCH_POSTGRES_SCHEMA";
+    /// `true`: the sidecar may create the table.
+    pub const POSTGRES_CREATE_TABLE: &str = "CONCH_POSTGRES_CREATE_TABLE";
     /// Who a sidecar is that runs in no pod.
     pub const INSTANCE_ID: &str = "CONCH_INSTANCE_ID";
     /// Where the locks of instances are.

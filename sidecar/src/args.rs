@@ -1,6 +1,6 @@
 //! The command line and the environment, and what they mean.
 
-use crate::{config, program_args::ProgramArgs};
+use crate::{config, postgres_args::PostgresArgs, program_args::ProgramArgs};
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use conch_crds::names::{self, InvalidElectionName, sidecar_env};
@@ -19,6 +19,9 @@ Examples:
 
   Be a candidate outside the cluster whose Lease decides:
       conch-sidecar serve --kubeconfig ~/.kube/config --namespace shop --election payments
+
+  The same, decided by a row of a database; the password is in the environment:
+      CONCH_POSTGRES_URL=postgresql://conch@db/shop?sslmode=require conch-sidecar serve --store postgres --election payments
 
   Run a program that knows nothing of elections only while leading:
       conch-sidecar run --kubeconfig FILE --namespace shop --election payments -- worker --queue 7
@@ -129,6 +132,8 @@ pub enum StoreKind {
     Kubernetes,
     /// This process alone: to try the API. There are no other candidates
     Memory,
+    /// A row of a PostgreSQL table
+    Postgres,
 }
 
 /// How to hold the election.
@@ -153,6 +158,10 @@ pub struct HoldArgs {
     /// Added to each fence to give the token.
     #[arg(long, env = sidecar_env::FENCING_OFFSET, default_value_t = 0)]
     pub fencing_offset: u64,
+
+    /// Where the row is.
+    #[command(flatten, next_help_heading = "PostgreSQL")]
+    pub postgres: PostgresArgs,
 
     /// Outside a pod: who this is, in place of a pod's name; the machine's name if nothing is said. Two processes with one id do
     /// not run at a time.

@@ -22,6 +22,7 @@ pub mod gate;
 pub mod http;
 pub mod instance;
 pub mod metrics;
+pub mod postgres_args;
 pub mod program;
 pub mod program_args;
 pub mod run;

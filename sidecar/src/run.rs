@@ -161,6 +161,12 @@ async fn hold_in_store(
             let news = News { deletions: deletions.subscribe(), transfers: transfers.subscribe() };
             hold(args, names, store, news, conditions, listeners, foreground).await
         }
+        StoreKind::Postgres => {
+            let store = args.postgres.store(names.election(), args.timing.validate()?.0)?;
+            let (deletions, transfers) = (watch::Sender::default(), watch::Sender::default());
+            let news = News { deletions: deletions.subscribe(), transfers: transfers.subscribe() };
+            hold(args, names, store, news, conditions, listeners, foreground).await
+        }
     }
 }
 

@@ -75,6 +75,7 @@ impl Run {
             .args(command)
             .envs(environment.iter().copied())
             .env(conch_crds::names::ENV_TOKEN, &token)
+            .env_remove(conch_crds::names::sidecar_env::POSTGRES_URL) // a password that is not the program's
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .process_group(0)
             .spawn()

@@ -6,6 +6,8 @@ pub mod driver;
 pub mod kubernetes;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod transition;
 
 use conch_election::{Failure, Record, Stored, Token, Version, WriteError, Written};

@@ -25,7 +25,13 @@ mod observed;
 #[cfg(test)]
 mod openapi;
 #[cfg(test)]
+mod over_postgres;
+#[cfg(test)]
 mod pod;
+#[cfg(test)]
+#[path = "../../stores/tests/postgres/server.rs"]
+#[expect(dead_code, reason = "the tests of the store need more of it")]
+mod postgres_server;
 #[cfg(test)]
 mod process;
 #[cfg(test)]

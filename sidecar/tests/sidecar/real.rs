@@ -166,6 +166,11 @@ impl Drop for Election {
 }
 
 impl Sidecar {
+    /// A process whose API is on this port.
+    pub(crate) fn new(child: Child, port: u16) -> Self {
+        Self { child, port }
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
