@@ -83,6 +83,8 @@ pub mod sidecar_env {
     pub const POD_NAME: &str = "CONCH_POD_NAME";
     /// UID of the pod (downward API).
     pub const POD_UID: &str = "CONCH_POD_UID";
+    /// `true`: the pod ends with its program (`restartPolicy` `Never` or `OnFailure`).
+    pub const POD_COMPLETES: &str = "CONCH_POD_COMPLETES";
     /// Namespace of the pod and of the election (downward API).
     pub const NAMESPACE: &str = "CONCH_NAMESPACE";
     /// Name of the election.

@@ -44,7 +44,8 @@ public class Leader {
     }
 
     static HttpResponse<String> send(HttpRequest request) throws Exception {
-        return CLIENT.sendAsync(request, BodyHandlers.ofString()).get(2, TimeUnit.SECONDS);
+        var answer = CLIENT.sendAsync(request, BodyHandlers.ofString());
+        try { return answer.get(2, TimeUnit.SECONDS); } finally { answer.cancel(true); } // what is late must not happen later
     }
 
     public static void main(String[] arguments) throws InterruptedException {

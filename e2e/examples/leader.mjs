@@ -9,9 +9,12 @@ let answer = no
 // What is not clearly a yes is a no.
 function understand(event) {
   try {
-    const { leader, token, deadlineBoottimeNs, terminating } = JSON.parse(event)
+    const { leader, token, validForMs, deadlineBoottimeNs, terminating } = JSON.parse(event)
     const yes = leader === true && /^\d{20}$/.test(token) && /^\d+$/.test(deadlineBoottimeNs)
-    return { token, deadline: yes ? Number(deadlineBoottimeNs) / 1e9 : 0, terminating }
+    const deadline = yes ? Number(deadlineBoottimeNs) / 1e9 : 0
+    // A container may have a /proc/uptime of its own, which begins at 0: no deadline is so far ahead.
+    if (deadline - uptime() > validForMs / 1000 + 0.02) throw new Error('another clock')
+    return { token, deadline, terminating }
   } catch {
     return no
   }

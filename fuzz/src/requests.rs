@@ -13,7 +13,7 @@ use conch_sidecar::{
     shutdown::Shutdown,
     sidecar::Sidecar,
     view::About,
-    watchdog::Heartbeat,
+    watchdog::LoopTurns,
     witness::Witness,
 };
 use conch_stores::{Fencing, driver::Driver, memory::MemoryStore};
@@ -130,7 +130,7 @@ impl Pod {
         let config =
             Config { identity, timing: timing.expect("safe"), longest_lease: lease, fencing_offset: 0 };
         let mut registry = Registry::default();
-        let witness = Arc::new(Witness::new(Metrics::register(&mut registry), Heartbeat::default()));
+        let witness = Arc::new(Witness::new(Metrics::register(&mut registry), LoopTurns::default()));
         let (_, candidate) = Driver::new(MemoryStore::new(), config, now, witness.clone());
         let about = About {
             election: "shop/payments".to_owned(),
@@ -141,7 +141,7 @@ impl Pod {
             fencing: Box::new(|| Fencing::Strict),
         };
         let program = Program::new(Presence::Asked, Rules::NONE, STOP_GRACE);
-        let shutdown = Shutdown::new("uid-1".to_owned(), "conch:1".to_owned());
+        let shutdown = Shutdown::new("uid-1".to_owned(), "conch:1".to_owned(), false);
         let sidecar = Arc::new(Sidecar::new(candidate, now, about, witness, program, shutdown));
         let status_of = Arc::clone(&sidecar);
         let election = sidecar.about().election.clone();

@@ -180,6 +180,11 @@ pub struct HoldArgs {
     #[arg(long, env = sidecar_env::IMAGE, default_value = "", help_heading = "Identity")]
     pub image: String,
 
+    /// In a pod: it ends with its program (its restart policy is not Always), so SIGTERM need not mean that the sidecar is
+    /// restarted or the pod deleted.
+    #[arg(long, env = sidecar_env::POD_COMPLETES, help_heading = "Identity")]
+    pub pod_completes: bool,
+
     /// The policy's durations.
     #[command(flatten, next_help_heading = "Timing")]
     pub timing: TimingArgs,
@@ -270,6 +275,12 @@ impl Args {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the arguments cannot be used")]
 pub struct WrongArguments;
+
+/// What a process exits with because of this error.
+pub fn exit_status(error: &anyhow::Error) -> u8 {
+    // As clap ends the process for what it refuses by itself.
+    if error.downcast_ref::<WrongArguments>().is_some() { 2 } else { 1 }
+}
 
 fn election_name(text: &str) -> Result<String, InvalidElectionName> {
     names::election_name(Some(text), text)

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use conch_sidecar::{
-    args::{Args, Command, HoldArgs, WrongArguments},
+    args::{Args, Command, HoldArgs, exit_status},
     client,
     run::{self, Task},
     wrap::{
@@ -15,7 +15,7 @@ use std::{future::Future, process::ExitCode};
 fn main() -> ExitCode {
     run_command().unwrap_or_else(|error| {
         eprintln!("Error: {error:#}");
-        failed(&error)
+        exit_status(&error).into()
     })
 }
 
@@ -40,10 +40,6 @@ fn run_command() -> Result<ExitCode> {
     }
 }
 
-fn failed(error: &anyhow::Error) -> ExitCode {
-    if error.downcast_ref::<WrongArguments>().is_some() { WRONG_ARGUMENTS.into() } else { ExitCode::FAILURE }
-}
-
 fn done((): ()) -> ExitCode {
     ExitCode::SUCCESS
 }
@@ -51,14 +47,8 @@ fn done((): ()) -> ExitCode {
 fn hold(args: HoldArgs, task: Task) -> Result<ExitCode> {
     conch_process::log::init(&args.log, args.log_format)?;
     let _ = rustls::crypto::ring::default_provider().install_default(); // fails only if it was done before
-    block_on(run::run(args, task)).map(ExitCode::from).or_else(|error| {
-        tracing::error!("failed: {error:#}");
-        Ok(failed(&error))
-    })
+    Ok(block_on(run::run_and_log(args, task))?.into())
 }
-
-/// As clap ends the process for what it refuses by itself.
-const WRONG_ARGUMENTS: u8 = 2;
 
 /// So many tasks may run before timers and sockets are looked at. A busy connection works for a tenth of a millisecond each
 /// time that it runs, and a renewal need not wait for 61 of them, which is Tokio's default.

@@ -1,7 +1,7 @@
 //! The process: binds, starts, joins, ends.
 
 use crate::{
-    args::{HoldArgs, StoreKind, WrongArguments},
+    args::{HoldArgs, StoreKind, WrongArguments, exit_status},
     check::{self, Check},
     descriptors::Caps,
     gate::Rules,
@@ -101,6 +101,14 @@ enum Foreground {
     Wrap(Box<Wrapper>),
 }
 
+/// The same as [`run`], with a failure in the log, in its format, and as the exit code.
+pub async fn run_and_log(args: HoldArgs, task: Task) -> Result<u8> {
+    run(args, task).await.or_else(|error| {
+        tracing::error!("failed: {error:#}");
+        Ok(exit_status(&error))
+    })
+}
+
 /// Holds the election until the process is told to end and nothing is left to do, or until the program that it runs has
 /// ended. Returns the exit code.
 pub async fn run(args: HoldArgs, task: Task) -> Result<u8> {
@@ -187,7 +195,7 @@ async fn hold<S: Store + Clone>(
     let about = about(&names, store.clone())?;
     let (driver, candidate) = Driver::new(store, config, clock::now, witness.clone());
     let program = Program::new(presence, rules, timing.stop_grace());
-    let shutdown = Shutdown::new(names.pod_uid, args.image.clone());
+    let shutdown = Shutdown::new(names.pod_uid, args.image.clone(), args.pod_completes);
     let sidecar = Arc::new(Sidecar::new(candidate, clock::now, about, witness, program, shutdown));
     let status_of = sidecar.clone();
     let election = sidecar.about().election.clone();

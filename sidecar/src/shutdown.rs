@@ -5,7 +5,8 @@
 //! alone (its image was changed in place, its probe failed), while the program runs on. So SIGTERM by itself proves nothing.
 //! A leader that gets it leads on for [`MARK_PATIENCE`]: if nobody says by then that the pod is being deleted, it ends without a
 //! word, as if it had crashed, and its successor in this pod, which is about to start, leads on. Otherwise the elector waits until
-//! every promise is over, unless the program is proven to have exited. The proof needs all of:
+//! every promise is over, unless the program is proven to have exited. (A pod that ends with its program, as a Job's does, is not
+//! deleted, so there nobody waits for such a word.) The proof needs all of:
 //!
 //! 1. `preStop` came exactly once to this process, and before SIGTERM;
 //! 2. the operator saw that *this* pod is being deleted, and says so on the Lease, at most [`MARK_DELAY_MAX`] after `preStop`: a
@@ -65,6 +66,7 @@ pub struct Shutdown {
     pod_uid: String,
     /// Empty in a process that was not injected: no operator follows its pod.
     image: String,
+    completes: bool,
     pre_stop: PreStop,
     signal: Option<Moment>,
     /// The elector was told to terminate.
@@ -91,9 +93,11 @@ pub fn earlier(one: Moment, other: Moment) -> Moment {
 }
 
 impl Shutdown {
-    /// `image`: the sidecar image that was injected into the pod.
-    pub fn new(pod_uid: String, image: String) -> Self {
-        Self { pod_uid, image, pre_stop: PreStop::NotYet, signal: None, terminates: false, deletion: None }
+    /// `image`: the sidecar image that was injected into the pod; `completes`: the pod ends with its program, and the sidecar gets
+    /// SIGTERM then although nobody deletes the pod.
+    pub fn new(pod_uid: String, image: String, completes: bool) -> Self {
+        let (pre_stop, signal, deletion) = (PreStop::NotYet, None, None);
+        Self { pod_uid, image, completes, pre_stop, signal, terminates: false, deletion }
     }
 
     /// Has the end been announced? The pod may still lead.
@@ -112,7 +116,7 @@ impl Shutdown {
             }
             Sign::Signal { at, leads } => {
                 self.signal.get_or_insert(at);
-                let waits = leads && self.deletion.is_none() && !self.image.is_empty();
+                let waits = leads && self.deletion.is_none() && !self.image.is_empty() && !self.completes;
                 self.terminates |= !waits;
                 orders.extend((!waits).then_some(Order::Terminate));
             }
@@ -205,7 +209,7 @@ mod tests {
 
     /// Gives the signs in this order, and compares what follows from each.
     fn check(what: &str, signs: &[(Sign, &[Order])]) {
-        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned());
+        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned(), false);
         for (sign, expected) in signs {
             assert_eq!(shutdown.note(sign.clone()), *expected, "{what}: {sign:?}");
         }
@@ -231,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_leader_whose_pod_is_not_deleted_waits_for_that_and_then_ends_without_a_word() {
-        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned());
+        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned(), false);
         shutdown.note(pre_stop(100));
         assert!(!shutdown.awaits_mark());
         assert_eq!(shutdown.note(sigterm_of_a_leader(101)), NOTHING);
@@ -246,10 +250,12 @@ mod tests {
     }
 
     #[test]
-    fn where_no_operator_looks_a_leader_does_not_wait_for_one() {
-        let mut shutdown = Shutdown::new("own".to_owned(), String::new());
-        assert_eq!(shutdown.note(sigterm_of_a_leader(101)), TERMINATE);
-        assert!(!shutdown.awaits_mark());
+    fn where_no_operator_looks_or_the_pod_ends_by_itself_a_leader_does_not_wait_for_a_mark() {
+        for (image, completes) in [("", false), ("conch:1", true)] {
+            let mut shutdown = Shutdown::new("own".to_owned(), image.to_owned(), completes);
+            assert_eq!(shutdown.note(sigterm_of_a_leader(101)), TERMINATE);
+            assert!(!shutdown.awaits_mark());
+        }
     }
 
     #[test]
@@ -294,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_time_since_pre_stop_is_the_longest_that_it_can_have_been() {
-        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned());
+        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned(), false);
         shutdown.note(pre_stop(100));
         shutdown.note(deleted());
         // The machine was suspended for a minute: one clock stood still.
@@ -313,7 +319,7 @@ mod tests {
 
     #[test]
     fn pre_stop_announces_the_end_and_the_mark_alone_does_not() {
-        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned());
+        let mut shutdown = Shutdown::new("own".to_owned(), "conch:1".to_owned(), false);
         shutdown.note(deleted());
         assert!(!shutdown.is_announced());
         shutdown.note(pre_stop(100));

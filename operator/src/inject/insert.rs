@@ -42,8 +42,11 @@ pub fn inject(
     let root = pod.as_object_mut().ok_or(MalformedPod::Field("the pod"))?;
     let spec = object_in(root, "spec").ok_or(MalformedPod::Field("spec"))?;
 
-    let fresh =
-        || serde_json::to_value(container(injection, image, longest_lease)).map_err(MalformedPod::Sidecar);
+    let completes = matches!(spec.get("restartPolicy").and_then(Value::as_str), Some("Never" | "OnFailure"));
+    let fresh = || {
+        let container = container(injection, image, longest_lease, completes);
+        serde_json::to_value(container).map_err(MalformedPod::Sidecar)
+    };
     put_container(spec, is_current, fresh)?;
     put_volume(spec, is_current)?;
     let first_program = put_variables(spec, &program_variables(injection.policy.spec))?;

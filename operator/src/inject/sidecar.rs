@@ -119,11 +119,12 @@ fn has(value: &Value, pointer: &str, wanted: &str) -> bool {
 }
 
 /// The sidecar's container. `longest_lease` is the longest lease duration that any living pod of the election is known to
-/// use.
+/// use; `completes`: the pod is one that ends with its program.
 pub(super) fn container(
     injection: &Injection<'_>,
     image: &SidecarImage,
     longest_lease: Option<Duration>,
+    completes: bool,
 ) -> Container {
     let exec =
         |word: &str| ExecAction { command: Some(vec![names::SIDECAR_BINARY.to_owned(), word.to_owned()]) };
@@ -133,7 +134,7 @@ pub(super) fn container(
         image: Some(image.reference.clone()),
         image_pull_policy: Some(image.pull_policy.as_str().to_owned()),
         restart_policy: Some("Always".to_owned()),
-        env: Some(environment(injection, image, longest_lease)),
+        env: Some(environment(injection, image, longest_lease, completes)),
         ports: Some(vec![ContainerPort {
             name: Some(names::METRICS_PORT_NAME.to_owned()),
             container_port: i32::from(injection.policy.spec.sidecar.port)
@@ -174,6 +175,7 @@ fn environment(
     injection: &Injection<'_>,
     image: &SidecarImage,
     longest_lease: Option<Duration>,
+    completes: bool,
 ) -> Vec<EnvVar> {
     let timing = &injection.timing;
     let longest = longest_lease.map_or(timing.lease(), |longest| longest.max(timing.lease()));
@@ -211,7 +213,8 @@ fn environment(
         value_from: Some(EnvVarSource { field_ref: Some(field(path)), ..EnvVarSource::default() }),
         ..EnvVar::default()
     });
-    let values = values.into_iter().chain(compatibility).map(plain);
+    let completes = completes.then(|| (sidecar_env::POD_COMPLETES, true.to_string()));
+    let values = values.into_iter().chain(compatibility).chain(completes).map(plain);
     downward.into_iter().chain(values).chain(health_check(program)).collect()
 }
 

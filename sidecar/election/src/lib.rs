@@ -12,6 +12,7 @@
 
 mod answer;
 mod elector;
+mod ending;
 mod io;
 mod observe;
 mod record;

@@ -94,7 +94,7 @@ pub(crate) fn pod_over<S: Store>(
         store: "memory".to_owned(),
         fencing: Box::new(|| Fencing::Strict),
     };
-    let shutdown = Shutdown::new(pod_uid, IMAGE.to_owned());
+    let shutdown = Shutdown::new(pod_uid, IMAGE.to_owned(), false);
     let sidecar = Arc::new(Sidecar::new(candidate, clock, about, witness, program, shutdown));
     let status_of = Arc::clone(&sidecar);
     let election = sidecar.about().election.clone();
