@@ -9,7 +9,7 @@ use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
 /// How to reach the table.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PostgresArgs {
-    /// With --store postgres: the database, as postgresql://USER:PASSWORD@HOST1,HOST2/DATABASE?sslmode=require. Better in the
+    /// With --store postgres: the database, as `postgresql://USER:PASSWORD@HOST1,HOST2/DATABASE?sslmode=require`. Better in the
     /// environment or the file than here, where every user of the machine can read it.
     #[arg(
         long,

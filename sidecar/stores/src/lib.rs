@@ -10,6 +10,10 @@ pub mod memory;
 pub mod postgres;
 pub mod transition;
 
+#[cfg(all(test, any(feature = "kubernetes", feature = "postgres")))]
+#[path = "../tests/common/records.rs"]
+mod records;
+
 use conch_election::{Failure, Record, Stored, Token, Version, WriteError, Written};
 use futures::stream::BoxStream;
 use std::future::Future;

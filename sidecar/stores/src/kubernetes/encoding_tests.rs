@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 
 #[path = "encoding_marks_tests.rs"]
 mod marks;
-#[path = "../../tests/common/records.rs"]
-mod records;
 
 const NOW: &str = "2026-11-22T12:00:00.25Z";
 
@@ -424,7 +422,7 @@ fn transitions_count_on_where_the_field_ends() {
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
-    records::records("\\PC{0,80}", "[^_]{0,40}")
+    crate::records::records("\\PC{0,80}", "[^_]{0,40}")
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

@@ -31,7 +31,7 @@ pub(super) fn stream(shared: Arc<Shared>) -> BoxStream<'static, Result<Option<St
         session: None,
         delay: Delay::new(),
         due: Instant::now(),
-        told: None,
+        told: Told::Nothing,
         missed_hints: 0,
     };
     stream::unfold(changes, |mut changes| async move { Some((changes.next().await, changes)) }).boxed()
@@ -43,9 +43,18 @@ struct Changes {
     delay: Delay,
     /// When to look at the row if no hint comes.
     due: Instant,
-    /// What this stream told last; `None`: nothing, or a failure.
-    told: Option<Option<Stored>>,
+    /// What this stream told last.
+    told: Told,
     missed_hints: u32,
+}
+
+/// The last word of a stream.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// None yet, or a failure.
+    Nothing,
+    /// What was found: a row or none.
+    Found(Option<Box<Stored>>),
 }
 
 /// Why to look at the row, or that there is no need.
@@ -74,9 +83,10 @@ impl Changes {
                 },
             };
             self.due = Instant::now() + poll_interval(self.shared.renew_interval);
-            if self.told.as_ref() != Some(&found) {
+            let told = Told::Found(found.clone().map(Box::new));
+            if self.told != told {
                 self.count_hints(by_itself, found.as_ref());
-                self.told = Some(found.clone());
+                self.told = told;
                 return Ok(found);
             }
         }
@@ -143,7 +153,7 @@ impl Changes {
 
     fn failed(&mut self, problem: &Problem, sent: Instant) -> Failure {
         self.session = None;
-        self.told = None;
+        self.told = Told::Nothing;
         self.delay.lengthen(sent);
         self.shared.failure(Operation::Watch, problem)
     }

@@ -9,7 +9,10 @@ use conch_election::{
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{fmt, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 /// The form of the text. Another number means that it cannot be understood.
 const FORM: u32 = 1;
@@ -200,7 +203,15 @@ fn read(text: &str) -> Option<Note> {
 
 /// Not against forgery, which nothing in a row can prevent, but against whatever alters a text.
 fn checksum(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::digest(text.as_bytes()))
+}
+
+/// The first half of a digest.
+pub(super) fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().take(16).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // a String takes everything
+        text
+    })
 }
 
 fn duration(milliseconds: i64) -> Option<Duration> {

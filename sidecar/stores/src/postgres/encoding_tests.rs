@@ -3,10 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-#[path = "../../tests/common/records.rs"]
-mod records;
-
-use records::records;
+use crate::records::records;
 
 const ELECTION: &str = "shop/payments";
 const PLACE: Place =
@@ -80,9 +77,12 @@ proptest! {
     }
 }
 
+/// What somebody does to what stands in the database.
+type Alter<T> = fn(&mut T);
+
 #[test]
 fn what_anybody_altered_is_unknown() {
-    let alterations: [(&str, fn(&mut Row)); 9] = [
+    let alterations: [(&str, Alter<Row>); 9] = [
         ("holder", |row| row.holder = Some("somebody".to_owned())),
         ("no holder", |row| row.holder = None),
         ("lease", |row| row.lease_ms = Some(1)),
@@ -90,7 +90,7 @@ fn what_anybody_altered_is_unknown() {
         ("transitions", |row| row.transitions = Some(3)),
         ("no record", |row| row.record = None),
         ("part of the record", |row| {
-            row.record = row.record.as_ref().map(|text| text.replace("15000", "25000"))
+            row.record = row.record.as_ref().map(|text| text.replace("15000", "25000"));
         }),
         ("half of the record", |row| row.record = row.record.as_ref().map(|text| text[..60].to_owned())),
         ("no sum", |row| row.record = row.record.as_ref().map(|text| text[33..].to_owned())),
@@ -109,7 +109,7 @@ fn what_anybody_altered_is_unknown() {
 
 #[test]
 fn what_stands_in_another_place_is_unknown_unless_it_claims_nothing() {
-    let places: [(&str, fn(&mut Place)); 4] = [
+    let places: [(&str, Alter<Place>); 4] = [
         ("another server, e.g. by pg_dump", |place| place.system += 1),
         ("after a promotion", |place| place.timeline += 1),
         ("a table that was made anew", |place| place.table += 1),

@@ -75,9 +75,10 @@ impl Problem {
     fn kind(&self) -> FailureKind {
         match self {
             Self::TimedOut => FailureKind::Timeout,
-            Self::Closed | Self::Standby | Self::OldTimeline { .. } => FailureKind::Unavailable,
             Self::Broken(error) if is_authentication(error) => FailureKind::Denied,
-            Self::Broken(_) => FailureKind::Unavailable,
+            Self::Broken(_) | Self::Closed | Self::Standby | Self::OldTimeline { .. } => {
+                FailureKind::Unavailable
+            }
             Self::Refused { code, .. } => kind_of(code),
             Self::ReadOnly => FailureKind::Denied,
             Self::NoTable | Self::NoTrigger | Self::Tls(_) | Self::Malformed(_) => FailureKind::Invalid,
@@ -94,7 +95,8 @@ impl Problem {
 
 /// Something before the server said no: a wrong method, a missing password.
 fn is_authentication(error: &tokio_postgres::Error) -> bool {
-    chain(error).contains("authentication")
+    let message = chain(error);
+    ["authentication", "password missing"].iter().any(|cause| message.contains(cause))
 }
 
 /// By class, see appendix A of PostgreSQL's manual.

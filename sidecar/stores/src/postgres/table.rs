@@ -5,7 +5,7 @@
 //! what other users of a shared connection may have left otherwise: `search_path` (all names are those of this file),
 //! `synchronous_commit` (a confirmed write survives a crash), and the bounds of waiting.
 
-use super::encoding::{Columns, Place};
+use super::encoding::{Columns, Place, hexadecimal};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -151,8 +151,7 @@ impl Table {
     /// A name has at most 63 bytes.
     fn channel(&self) -> String {
         let digest = Sha256::digest(format!("{}\n{}", self.name, self.election).as_bytes());
-        let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("conch_{hex}")
+        format!("conch_{}", hexadecimal(&digest))
     }
 
     /// For the transaction of this message. `lock_timeout` is the shorter one, so that a lock is named as the reason.

@@ -198,7 +198,8 @@ pub(crate) async fn promote(standby: &Server) {
 pub(crate) async fn a_server_that_does_not_flush_promises_less() {
     let server = Server::start("-c fsync=off");
     prepare(&server).await;
-    let store = Election::on(&server).await.store();
+    let election = Election::on(&server).await;
+    let store = election.store();
     assert_eq!(store.fencing(), Fencing::Strict);
     begin(&store, &held(1, 1)).await;
     assert_eq!(store.fencing(), Fencing::BestEffort);

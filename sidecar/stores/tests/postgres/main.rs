@@ -1,4 +1,4 @@
-//! A row on a real PostgreSQL server keeps what every store promises, directly and through PgBouncer. Where one of them is not
+//! A row on a real PostgreSQL server keeps what every store promises, directly and through `PgBouncer`. Where one of them is not
 //! installed, each test that needs it says that it was skipped.
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ on_own_servers!(
 #[cfg(test)]
 mod through_a_pooler {
     use crate::{
-        common::conformance,
+        checks, conformance,
         pooler::{self, pooled},
     };
 

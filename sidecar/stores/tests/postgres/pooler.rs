@@ -13,6 +13,7 @@ use crate::{
 use conch_stores::{Store, postgres::PostgresStore};
 use std::{
     env, fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     thread,
@@ -55,7 +56,8 @@ impl Pooler {
         command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let pooler = Self { process: command.spawn().unwrap(), directory };
         let began = Instant::now();
-        while !pooler.socket().exists() {
+        // The socket is there before it is listened on.
+        while UnixStream::connect(pooler.socket()).is_err() {
             assert!(began.elapsed() < Duration::from_secs(10), "the pooler does not start");
             thread::sleep(Duration::from_millis(10));
         }
@@ -83,7 +85,8 @@ pub(crate) async fn pooled(name: &str) -> Option<Pooled> {
 
 /// A change is seen by looking, and the row says nothing of the pooler.
 pub(crate) async fn a_candidate_behind_a_pooler_and_one_beside_it_see_each_other(pooled: &Pooled) {
-    let beside = pooled.election.again().await.store();
+    let direct = pooled.election.again().await;
+    let beside = direct.store();
     let behind = pooled.candidate().await;
     let (mut seen_behind, mut seen_beside) = (behind.changes(), beside.changes());
     let mut version = begin(&behind, &held(1, 1)).await.version;

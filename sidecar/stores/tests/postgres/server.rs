@@ -12,7 +12,7 @@ use std::{
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 /// Where Debian's packages put each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// Who asks for a password; everybody else is trusted.
