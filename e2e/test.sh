@@ -206,12 +206,14 @@ dependencies() {
     "$root/bin/cargo-deny" --locked check licenses bans sources
 }
 
-# What the commands of the documents need in a pod, beside what the cluster installs for itself.
+# What the commands of the documents need in a pod, and the tests of PostgreSQL, beside what the cluster installs for itself.
 programs() {
     local missing=() program
     for program in curl python3; do
         [ -x "/usr/bin/$program" ] || missing+=("$program")
     done
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
+    [ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null || missing+=(pgbouncer)
     [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 0
     echo "installing ${missing[*]} with apt-get"
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"

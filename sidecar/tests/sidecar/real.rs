@@ -48,16 +48,20 @@ pub(crate) struct Events {
     lines: BufReader<TcpStream>,
 }
 
+/// Says that this test could not run here, in the form that is counted.
+pub(crate) fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let line = format!("SKIPPED {}: {why}\n", thread.name().unwrap_or("a test"));
+    // Not by println, which is shown of failed tests only.
+    std::io::stdout().write_all(line.as_bytes()).unwrap();
+}
+
 impl Election {
     /// `None`, said aloud, where there is no cluster to test against.
     pub(crate) fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let Some(kubeconfig) = env::var_os(KUBECONFIG).map(PathBuf::from) else {
-            let thread = std::thread::current();
-            let name = thread.name().unwrap_or("a test");
-            let line = format!("SKIPPED {name}: {KUBECONFIG} names no cluster\n");
-            // Not by println, which is shown of failed tests only.
-            std::io::stdout().write_all(line.as_bytes()).unwrap();
+            skipped(&format!("{KUBECONFIG} names no cluster"));
             return None;
         };
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -62,7 +62,7 @@ macro_rules! on_own_servers {
         async fn $check() {
             match server::programs() {
                 Some(_) => $module::$check().await,
-                None => println!("skipped: {}", stringify!($check)),
+                None => conformance::skipped(stringify!($check)),
             }
         }
     )*};
