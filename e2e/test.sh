@@ -272,9 +272,10 @@ step compile cargo test --quiet --workspace --no-run
 # Always the whole workspace: for another selection of packages cargo builds their dependencies anew, with other features.
 tests unit cargo test --workspace --lib --bins --no-fail-fast
 operator=(cargo test --workspace --test inject --test policy --no-fail-fast)
-mapfile -t integration < <(integration_tests | grep -vxe inject -e policy | sed 's/^/--test=/')
-# Three at a time, each on a cluster of its own: they wait most of the time.
+mapfile -t integration < <(integration_tests | grep -vxe inject -e policy -e postgres | sed 's/^/--test=/')
+# Side by side, each on a cluster or servers of its own: they wait most of the time.
 beside documents cargo test --workspace --test documents
+beside postgres cargo test --workspace --test postgres
 if [ -n "$guest" ]; then
     tests operator "${operator[@]}"
 else
@@ -282,7 +283,8 @@ else
 fi
 tests integration cargo test --workspace "${integration[@]}" --no-fail-fast
 tests doc cargo test --workspace --doc
-[ -n "$guest" ] || joined operator "${companions[1]}"
+[ -n "$guest" ] || joined operator "${companions[2]}"
+joined postgres "${companions[1]}"
 joined documents "${companions[0]}"
 companions=()
 # Helm would not take over what the tests of single packages installed.

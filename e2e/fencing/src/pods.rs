@@ -100,7 +100,7 @@ impl Election {
         let name = format!("pod{number}");
         let port = two_free_ports()?;
         let mut serve = mortal(&self.sidecar);
-        serve.envs(self.environment(&name, port)).env("KUBECONFIG", &self.kubeconfig);
+        serve.envs(self.environment(&name, port)).env(sidecar_env::KUBECONFIG, &self.kubeconfig);
         let output = log(&self.logs, &format!("{name}-sidecar.log"))?;
         let mut sidecar = Process::start(serve.stdout(Stdio::null()).stderr(output))?;
         self.wait_ready(&mut sidecar, port)?;

@@ -75,11 +75,19 @@ pub(crate) fn answers(history: &History, candidate: &Candidate) -> Vec<(u64, boo
     answers.collect()
 }
 
-/// Waits for the first answer of this pod after a time: was it told to lead?
+/// Waits for the answer to the first question that this pod asks after a time: was it told to lead? An earlier answer may still have
+/// lain in its socket then.
 pub(crate) fn first_answer(probes: &Probes<'_>, candidate: &Candidate, after: u64) -> bool {
+    let pod = pod_of(candidate);
     Tools::wait_for("next answer of a pod", PATIENCE, || {
-        let answers = answers(&probes.history()?, candidate);
-        let first = answers.into_iter().filter(|(answered, _)| *answered >= after).min();
+        let history = probes.history()?;
+        let lines = history.runs.iter().filter(|run| run.pod == pod).flat_map(|run| &run.lines);
+        let answers = lines.filter_map(|line| match line {
+            Line::Yes { asked, .. } => Some((*asked, true)),
+            Line::No { asked, .. } => Some((*asked, false)),
+            _ => None,
+        });
+        let first = answers.filter(|(asked, _)| *asked >= after).min();
         Ok(first.map(|(_, leads)| leads).ok_or_else(|| "none".to_owned()))
     })
     .unwrap()
